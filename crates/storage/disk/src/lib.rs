@@ -1,0 +1,88 @@
+//! Positioned I/O on byte ranges.
+//!
+//! A [`Disk`] is a range of bytes with a length. Host files, memory, windows into other disks, image
+//! formats, partitions and encrypted containers all are disks, and stack:
+//!
+//! ```text
+//! host file ← overlay (transaction) ← qcow2 ← partition ← ext4
+//! ```
+//!
+//! Every layer can say *where* its bytes are ([`Disk::extent_at`]), so that copying, comparing and measuring
+//! are written once, above all layers.
+//!
+//! ```
+//! use vmwright_disk::{Disk, MemDisk, Window};
+//! use std::sync::Arc;
+//!
+//! let disk = Arc::new(MemDisk::new(1 << 20));
+//! let part = Window::new(disk.clone(), 4096, 8192)?;
+//! part.write_at(b"hello", 0)?;
+//! let mut bytes = [0; 5];
+//! disk.read_at(&mut bytes, 4096)?;
+//! assert_eq!(&bytes, b"hello");
+//! # Ok::<(), vmwright_disk::Error>(())
+//! ```
+#![forbid(unsafe_code)]
+
+mod error;
+mod extent;
+mod file;
+mod mem;
+mod window;
+
+pub use error::{Error, ErrorKind, Result};
+pub use extent::{Extent, ExtentKind, FileId};
+pub use file::HostFile;
+pub use mem::MemDisk;
+pub use window::Window;
+
+/// A range of bytes that can be read and written at any position, from several threads at once.
+///
+/// Offsets and lengths are in bytes. A range that does not lie wholly within `0..len()` is an error of kind
+/// [`ErrorKind::InvalidInput`] and has no effect; an empty range within it does nothing. Writing never makes
+/// a disk longer.
+pub trait Disk: Send + Sync {
+    /// The length in bytes.
+    fn len(&self) -> u64;
+
+    /// Whether the disk holds no bytes at all.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether every attempt to change the disk is refused with [`ErrorKind::ReadOnly`].
+    fn is_read_only(&self) -> bool;
+
+    /// Fills the whole of `buf` from the bytes at `offset`.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()>;
+
+    /// Writes the whole of `data` at `offset`. Durable only after [`Disk::flush`].
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()>;
+
+    /// Makes a range read as zeros, without allocating space where the layer can avoid it.
+    fn zero_at(&self, offset: u64, len: u64) -> Result<()>;
+
+    /// Gives the space of a range back where the layer can. What the range reads as afterwards is either
+    /// zeros or, where nothing could be given back, what it held before.
+    fn discard(&self, offset: u64, len: u64) -> Result<()>;
+
+    /// Changes the length; new bytes read as zeros. Layers of fixed size answer [`ErrorKind::Unsupported`].
+    fn set_len(&self, len: u64) -> Result<()>;
+
+    /// Makes every write that returned before this call durable, down to the medium.
+    fn flush(&self) -> Result<()>;
+
+    /// Says where the bytes from `offset` on are kept, for as long a range as one answer holds for.
+    ///
+    /// The extent starts exactly at `offset` and is not empty; `offset` must be less than [`Disk::len`].
+    /// Callers merge neighbours; layers return the longest range that is cheap to find.
+    fn extent_at(&self, offset: u64) -> Result<Extent>;
+}
+
+/// Checks that `offset..offset + len` lies within a disk of `disk_len` bytes; used by implementors.
+pub fn check_range(offset: u64, len: u64, disk_len: u64) -> Result<()> {
+    match offset.checked_add(len) {
+        Some(end) if end <= disk_len => Ok(()),
+        _ => Err(Error::out_of_range(offset, len, disk_len)),
+    }
+}

@@ -1,0 +1,2 @@
+//! Partition tables: each turns a disk into disks.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The messages and framing between host and guest agent.
+#![forbid(unsafe_code)]

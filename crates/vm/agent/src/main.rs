@@ -1,0 +1,3 @@
+//! The static program that runs inside a guest.
+
+fn main() {}

@@ -1,0 +1,2 @@
+//! Kernels, modules and initramfs out of a guest's own disk.
+#![forbid(unsafe_code)]

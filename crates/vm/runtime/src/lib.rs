@@ -1,0 +1,1 @@
+//! The life of a virtual machine: state, shim, agent sessions, recovery.

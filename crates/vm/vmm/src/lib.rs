@@ -1,0 +1,1 @@
+//! One interface over virtual machine monitors.

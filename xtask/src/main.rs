@@ -1,0 +1,3 @@
+//! Gates, benchmarks and test images of this repository.
+
+fn main() {}
