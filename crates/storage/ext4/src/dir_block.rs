@@ -1,0 +1,1 @@
+//! Directory blocks without an index: records, insert, remove, iterate, checksum tails.

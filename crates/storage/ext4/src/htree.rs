@@ -1,0 +1,1 @@
+//! Index nodes of hashed directories.

@@ -1,0 +1,1 @@
+//! The jbd2 journal: replay and superblock.
