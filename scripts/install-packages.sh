@@ -3,7 +3,7 @@
 #   usage: install-packages.sh demo|test
 set -euo pipefail
 
-demo=(mmdebstrap qemu-system-x86 qemu-utils e2fsprogs fdisk jq gcc libc6-dev)
+demo=(mmdebstrap qemu-system-x86 qemu-utils e2fsprogs fdisk jq gcc libc6-dev fakeroot)
 test=("${demo[@]}" gdisk cpio zstd attr acl binutils)
 
 case "${1:-}" in

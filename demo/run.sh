@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# The main job, for real: builds a Debian disk, inspects it, changes it, boots it, runs commands in it, and
+# shows that nothing is left behind. Prints the time each step took.
+set -euo pipefail
+top=$(cd "$(dirname "$0")/.." && pwd)
+vmwright=$top/target/release/vmwright
+cache=$top/target/cache
+work=$top/target/demo
+export VMWRIGHT_HOME=$work/home
+mkdir -p "$cache"
+rm -rf "$work"
+mkdir -p "$work"
+cd "$work"
+
+bold=$(tput bold 2>/dev/null || true)
+plain=$(tput sgr0 2>/dev/null || true)
+names=()
+times=()
+now() { date +%s%N; }
+step() { names+=("$1"); printf '\n%s── %s%s\n' "$bold" "$1" "$plain"; started=$(now); }
+done_step() { times+=($((($(now) - started) / 1000000))); }
+# Shows a command as a user would type it, then runs it.
+show() { printf '%s$ vmwright' "$bold"; printf ' %q' "$@"; printf '%s\n' "$plain"; "$vmwright" "$@"; }
+
+step "Build a Debian disk (from packages, then cached)"
+"$top/scripts/build-debian-root.sh" "$cache/debian.tar"
+[ -f "$cache/debian.qcow2" ] || "$top/scripts/build-debian-disk.sh" "$cache/debian.tar" "$cache/debian.qcow2"
+cp --sparse=always "$cache/debian.qcow2" disk.qcow2
+show disk info disk.qcow2
+done_step
+
+step "What is on it?"
+show guest inspect disk.qcow2
+done_step
+
+step "Change what is inside, in transactions"
+show guest write disk.qcow2 /etc/hostname --text $'vmwright-demo\n'
+show guest edit disk.qcow2 /etc/fstab -e 's,errors=remount-ro,noatime&,' -e 's,noatime,noatime\,,'
+echo "Written into the disk before it ever ran, at $(date -u +%H:%M:%S) UTC." > note.txt
+show guest cp note.txt disk.qcow2:/etc/motd
+show guest cat disk.qcow2 /etc/fstab
+qemu-img check -q disk.qcow2 && echo "qemu-img check: no errors"
+done_step
+
+step "Boot it and run one command; changes are thrown away"
+show run disk.qcow2 -- sh -c 'cat /etc/hostname /etc/motd; uname -sr; findmnt -no SOURCE,FSTYPE,OPTIONS /'
+done_step
+
+step "Keep a machine: create and start it"
+show vm create --disk disk.qcow2 --name demo
+show vm start demo
+show vm list
+done_step
+
+step "Run commands in it, copy files in and out"
+show vm exec demo -- hostname
+show vm exec demo -- findmnt -no SOURCE,OPTIONS /
+show vm exec demo -- systemctl is-system-running --wait || true
+show vm cp note.txt demo:/root/note.txt
+show vm exec demo -- sh -c 'sha256sum < /root/note.txt; dmesg > /root/dmesg.txt'
+sha256sum < note.txt
+show vm cp demo:/root/dmesg.txt dmesg.txt
+echo "the guest's kernel log: $(wc -l < dmesg.txt) lines"
+done_step
+
+step "Stop it, delete it"
+show vm stop demo
+show vm delete demo
+done_step
+
+step "Nothing is left behind"
+show vm list
+left=$(pgrep -af -- "$work" | grep -v -e "$0" -e pgrep || true)
+sockets=$(find "$work/home" -type s 2>/dev/null || true)
+machines=$(find "$work/home" -mindepth 2 -name 'state.json' 2>/dev/null || true)
+[ -z "$left$sockets$machines" ] || { echo "left behind: $left $sockets $machines" >&2; exit 1; }
+echo "no process, no socket, no machine"
+qemu-img check -q disk.qcow2 && echo "qemu-img check: no errors"
+done_step
+
+printf '\n%s%-55s %10s%s\n' "$bold" "step" "time" "$plain"
+for i in "${!names[@]}"; do
+    printf '%-55s %7d.%03d s\n' "${names[$i]}" $((times[i] / 1000)) $((times[i] % 1000))
+done
