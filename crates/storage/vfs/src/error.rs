@@ -11,6 +11,8 @@ pub struct Error(Box<Reason>);
 enum Reason {
     #[error("{detail}")]
     Plain { kind: ErrorKind, detail: &'static str },
+    #[error("{path}: {inner}")]
+    At { path: String, inner: Error },
     #[error("{inner}")]
     Driver { kind: ErrorKind, inner: Box<dyn std::error::Error + Send + Sync> },
 }
@@ -26,9 +28,15 @@ impl Error {
         Self(Box::new(Reason::Driver { kind, inner: Box::new(source) }))
     }
 
+    /// Says at which guest path the failure was; bytes that are not UTF-8 are shown as U+FFFD.
+    pub fn at(self, path: &[u8]) -> Self {
+        Self(Box::new(Reason::At { path: String::from_utf8_lossy(path).into_owned(), inner: self }))
+    }
+
     /// What sort of failure this is.
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
+            Reason::At { inner, .. } => inner.kind(),
             Reason::Plain { kind, .. } | Reason::Driver { kind, .. } => *kind,
         }
     }
@@ -50,6 +58,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &*self.0 {
             // The wrapped error speaks for this one, so what is beneath it comes next.
+            Reason::At { inner, .. } => inner.source(),
             Reason::Driver { inner, .. } => inner.source(),
             reason => reason.source(),
         }

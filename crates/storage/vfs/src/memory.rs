@@ -1,0 +1,382 @@
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use vmwright_disk::{Extent, ExtentKind};
+
+use crate::{
+    DeviceNumber, DirEntry, Error, ErrorKind, FileSystem, FileType, Identity, InodeNumber, Metadata, NewNode,
+    NodeKind, RenameMode, Result, SetAttributes, StatFs, Timestamp, XattrMode,
+};
+
+const ROOT: InodeNumber = InodeNumber(2);
+
+/// A filesystem that lives in memory, for tests of what uses filesystems.
+#[derive(Debug)]
+pub struct MemoryFs {
+    nodes: BTreeMap<InodeNumber, Node>,
+    next: u64,
+    now: Timestamp,
+}
+
+#[derive(Debug, Clone)]
+struct Node {
+    metadata: Metadata,
+    content: Content,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+#[derive(Debug, Clone)]
+enum Content {
+    Bytes(Vec<u8>),
+    Names(BTreeMap<Vec<u8>, InodeNumber>),
+    Target(Vec<u8>),
+    Nothing,
+}
+
+impl Default for MemoryFs {
+    fn default() -> Self {
+        let mut fs = Self { nodes: BTreeMap::new(), next: ROOT.0, now: Timestamp::default() };
+        let root = NewNode { kind: NodeKind::Directory, mode: 0o755, uid: 0, gid: 0 };
+        fs.add(&root);
+        fs.touch(ROOT, |metadata| metadata.links = 2);
+        fs
+    }
+}
+
+fn fail<T>(kind: ErrorKind, detail: &'static str) -> Result<T> {
+    Err(Error::new(kind, detail))
+}
+
+impl MemoryFs {
+    fn add(&mut self, node: &NewNode) -> InodeNumber {
+        let inode = InodeNumber(self.next);
+        self.next += 1;
+        let mut device = DeviceNumber::default();
+        let (file_type, content) = match &node.kind {
+            NodeKind::Regular => (FileType::Regular, Content::Bytes(Vec::new())),
+            NodeKind::Directory => (FileType::Directory, Content::Names(BTreeMap::new())),
+            NodeKind::Symlink(target) => (FileType::Symlink, Content::Target(target.clone())),
+            NodeKind::CharDevice(number) => {
+                device = *number;
+                (FileType::CharDevice, Content::Nothing)
+            }
+            NodeKind::BlockDevice(number) => {
+                device = *number;
+                (FileType::BlockDevice, Content::Nothing)
+            }
+            NodeKind::Fifo => (FileType::Fifo, Content::Nothing),
+            NodeKind::Socket => (FileType::Socket, Content::Nothing),
+        };
+        let size = if let Content::Target(target) = &content { target.len() as u64 } else { 0 };
+        let now = self.now;
+        let metadata = Metadata {
+            inode,
+            file_type,
+            mode: node.mode,
+            uid: node.uid,
+            gid: node.gid,
+            size,
+            links: 0,
+            device,
+            allocated: 0,
+            accessed: now,
+            modified: now,
+            changed: now,
+            created: Some(now),
+        };
+        self.nodes.insert(inode, Node { metadata, content, xattrs: BTreeMap::new() });
+        inode
+    }
+
+    fn node(&self, inode: InodeNumber) -> Result<&Node> {
+        self.nodes.get(&inode).ok_or_else(|| Error::new(ErrorKind::NotFound, "no such inode"))
+    }
+
+    fn node_mut(&mut self, inode: InodeNumber) -> Result<&mut Node> {
+        self.nodes.get_mut(&inode).ok_or_else(|| Error::new(ErrorKind::NotFound, "no such inode"))
+    }
+
+    fn touch(&mut self, inode: InodeNumber, change: impl FnOnce(&mut Metadata)) {
+        let now = self.now;
+        if let Some(node) = self.nodes.get_mut(&inode) {
+            change(&mut node.metadata);
+            node.metadata.changed = now;
+        }
+    }
+
+    fn names(&self, dir: InodeNumber) -> Result<&BTreeMap<Vec<u8>, InodeNumber>> {
+        match &self.node(dir)?.content {
+            Content::Names(names) => Ok(names),
+            _ => fail(ErrorKind::InvalidInput, "not a directory"),
+        }
+    }
+
+    fn names_mut(&mut self, dir: InodeNumber) -> Result<&mut BTreeMap<Vec<u8>, InodeNumber>> {
+        let now = self.now;
+        let node = self.node_mut(dir)?;
+        (node.metadata.modified, node.metadata.changed) = (now, now);
+        match &mut node.content {
+            Content::Names(names) => Ok(names),
+            _ => fail(ErrorKind::InvalidInput, "not a directory"),
+        }
+    }
+
+    fn bytes_mut(&mut self, inode: InodeNumber) -> Result<&mut Vec<u8>> {
+        let now = self.now;
+        let node = self.node_mut(inode)?;
+        (node.metadata.modified, node.metadata.changed) = (now, now);
+        match &mut node.content {
+            Content::Bytes(bytes) => Ok(bytes),
+            _ => fail(ErrorKind::InvalidInput, "not a regular file"),
+        }
+    }
+
+    fn is_dir(&self, inode: InodeNumber) -> bool {
+        self.node(inode).is_ok_and(|node| node.metadata.file_type == FileType::Directory)
+    }
+
+    fn require_free(&self, dir: InodeNumber, name: &[u8]) -> Result<()> {
+        if name.is_empty() || name.len() > 255 || name.contains(&b'/') || name.contains(&0) {
+            return fail(ErrorKind::InvalidInput, "not a name");
+        }
+        match self.names(dir)?.contains_key(name) {
+            true => fail(ErrorKind::Exists, "the name exists"),
+            false => Ok(()),
+        }
+    }
+
+    /// Adds a name, and counts the link that a directory's `..` is.
+    fn enter(&mut self, dir: InodeNumber, name: &[u8], inode: InodeNumber) -> Result<()> {
+        self.names_mut(dir)?.insert(name.to_vec(), inode);
+        if self.is_dir(inode) {
+            self.touch(dir, |metadata| metadata.links += 1);
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, dir: InodeNumber, name: &[u8]) -> Result<InodeNumber> {
+        let inode = self.lookup(dir, name)?;
+        self.names_mut(dir)?.remove(name);
+        if self.is_dir(inode) {
+            self.touch(dir, |metadata| metadata.links -= 1);
+        }
+        Ok(inode)
+    }
+}
+
+impl FileSystem for MemoryFs {
+    fn identity(&self) -> Identity {
+        Identity { kind: "memory", label: Vec::new(), uuid: None }
+    }
+
+    fn statfs(&self) -> Result<StatFs> {
+        let inodes = self.nodes.len() as u64;
+        Ok(StatFs {
+            block_size: 4096,
+            blocks: 0,
+            free_blocks: 0,
+            available_blocks: 0,
+            inodes,
+            free_inodes: 0,
+            name_max: 255,
+        })
+    }
+
+    fn is_read_only(&self) -> bool {
+        false
+    }
+
+    fn root(&self) -> InodeNumber {
+        ROOT
+    }
+
+    fn lookup(&self, dir: InodeNumber, name: &[u8]) -> Result<InodeNumber> {
+        let inode = self.names(dir)?.get(name).copied();
+        inode.ok_or_else(|| Error::new(ErrorKind::NotFound, "no such file or directory"))
+    }
+
+    fn read_dir(&self, dir: InodeNumber, visit: &mut dyn FnMut(DirEntry) -> ControlFlow<()>) -> Result<()> {
+        for (name, &inode) in self.names(dir)? {
+            let file_type = self.node(inode)?.metadata.file_type;
+            if visit(DirEntry { name: name.clone(), inode, file_type }).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn metadata(&self, inode: InodeNumber) -> Result<Metadata> {
+        let node = self.node(inode)?;
+        let mut metadata = node.metadata.clone();
+        if let Content::Bytes(bytes) = &node.content {
+            (metadata.size, metadata.allocated) = (bytes.len() as u64, bytes.len() as u64);
+        }
+        Ok(metadata)
+    }
+
+    fn read_at(&self, inode: InodeNumber, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let Content::Bytes(bytes) = &self.node(inode)?.content else {
+            return fail(ErrorKind::InvalidInput, "not a regular file");
+        };
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+        let count = buf.len().min(bytes.len() - start);
+        buf[..count].copy_from_slice(&bytes[start..start + count]);
+        Ok(count)
+    }
+
+    fn extent_at(&self, inode: InodeNumber, offset: u64) -> Result<Extent> {
+        let size = self.metadata(inode)?.size;
+        vmwright_disk::check_range(offset, 1, size)?;
+        Ok(Extent { start: offset, len: size - offset, kind: ExtentKind::Opaque, depth: 0 })
+    }
+
+    fn read_link(&self, inode: InodeNumber) -> Result<Vec<u8>> {
+        match &self.node(inode)?.content {
+            Content::Target(target) => Ok(target.clone()),
+            _ => fail(ErrorKind::InvalidInput, "not a symbolic link"),
+        }
+    }
+
+    fn xattr_names(&self, inode: InodeNumber) -> Result<Vec<Vec<u8>>> {
+        Ok(self.node(inode)?.xattrs.keys().cloned().collect())
+    }
+
+    fn xattr(&self, inode: InodeNumber, name: &[u8]) -> Result<Vec<u8>> {
+        let value = self.node(inode)?.xattrs.get(name).cloned();
+        value.ok_or_else(|| Error::new(ErrorKind::NotFound, "no such attribute"))
+    }
+
+    fn create(&mut self, dir: InodeNumber, name: &[u8], node: &NewNode) -> Result<InodeNumber> {
+        self.require_free(dir, name)?;
+        let inode = self.add(node);
+        let links = if self.is_dir(inode) { 2 } else { 1 };
+        self.touch(inode, |metadata| metadata.links = links);
+        self.enter(dir, name, inode)?;
+        Ok(inode)
+    }
+
+    fn link(&mut self, inode: InodeNumber, dir: InodeNumber, name: &[u8]) -> Result<()> {
+        self.require_free(dir, name)?;
+        if self.is_dir(inode) {
+            return fail(ErrorKind::InvalidInput, "is a directory");
+        }
+        self.enter(dir, name, inode)?;
+        self.touch(inode, |metadata| metadata.links += 1);
+        Ok(())
+    }
+
+    fn unlink(&mut self, dir: InodeNumber, name: &[u8]) -> Result<()> {
+        if self.is_dir(self.lookup(dir, name)?) {
+            return fail(ErrorKind::InvalidInput, "is a directory");
+        }
+        let inode = self.leave(dir, name)?;
+        self.touch(inode, |metadata| metadata.links -= 1);
+        if self.node(inode)?.metadata.links == 0 {
+            self.nodes.remove(&inode);
+        }
+        Ok(())
+    }
+
+    fn rmdir(&mut self, dir: InodeNumber, name: &[u8]) -> Result<()> {
+        if !self.names(self.lookup(dir, name)?)?.is_empty() {
+            return fail(ErrorKind::InvalidInput, "the directory is not empty");
+        }
+        let inode = self.leave(dir, name)?;
+        self.nodes.remove(&inode);
+        Ok(())
+    }
+
+    fn rename(
+        &mut self,
+        from: (InodeNumber, &[u8]),
+        to: (InodeNumber, &[u8]),
+        mode: RenameMode,
+    ) -> Result<()> {
+        let moved = self.lookup(from.0, from.1)?;
+        let target = self.names(to.0)?.get(to.1).copied();
+        match (target, mode) {
+            (Some(target), _) if target == moved => return Ok(()),
+            (Some(_), RenameMode::NoReplace) => return fail(ErrorKind::Exists, "the name exists"),
+            (None, RenameMode::Exchange) => return fail(ErrorKind::NotFound, "nothing to swap with"),
+            (Some(target), RenameMode::Exchange) => {
+                self.leave(from.0, from.1)?;
+                self.leave(to.0, to.1)?;
+                self.enter(from.0, from.1, target)?;
+                return self.enter(to.0, to.1, moved);
+            }
+            (Some(target), RenameMode::Replace) if self.is_dir(target) != self.is_dir(moved) => {
+                return fail(ErrorKind::InvalidInput, "one is a directory and the other is not");
+            }
+            (Some(target), RenameMode::Replace) if self.is_dir(target) => self.rmdir(to.0, to.1)?,
+            (Some(_), RenameMode::Replace) => self.unlink(to.0, to.1)?,
+            (None, _) => self.require_free(to.0, to.1)?,
+        }
+        self.leave(from.0, from.1)?;
+        self.enter(to.0, to.1, moved)
+    }
+
+    fn write_at(&mut self, inode: InodeNumber, data: &[u8], offset: u64) -> Result<()> {
+        let bytes = self.bytes_mut(inode)?;
+        let end = usize::try_from(offset).ok().and_then(|start| start.checked_add(data.len()));
+        let Some(end) = end else { return fail(ErrorKind::NoSpace, "too far for memory") };
+        if data.is_empty() {
+            return Ok(());
+        }
+        bytes.resize(bytes.len().max(end), 0);
+        bytes[end - data.len()..end].copy_from_slice(data);
+        Ok(())
+    }
+
+    fn truncate(&mut self, inode: InodeNumber, size: u64) -> Result<()> {
+        let Ok(size) = usize::try_from(size) else {
+            return fail(ErrorKind::NoSpace, "too long for memory");
+        };
+        self.bytes_mut(inode)?.resize(size, 0);
+        Ok(())
+    }
+
+    fn punch(&mut self, inode: InodeNumber, offset: u64, len: u64) -> Result<()> {
+        let bytes = self.bytes_mut(inode)?;
+        let index = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
+        let range = index(offset)..index(offset.saturating_add(len));
+        bytes[range].fill(0);
+        Ok(())
+    }
+
+    fn set_attributes(&mut self, inode: InodeNumber, attributes: &SetAttributes) -> Result<()> {
+        self.node(inode)?;
+        self.touch(inode, |metadata| {
+            metadata.mode = attributes.mode.unwrap_or(metadata.mode);
+            metadata.uid = attributes.uid.unwrap_or(metadata.uid);
+            metadata.gid = attributes.gid.unwrap_or(metadata.gid);
+            metadata.accessed = attributes.accessed.unwrap_or(metadata.accessed);
+            metadata.modified = attributes.modified.unwrap_or(metadata.modified);
+        });
+        Ok(())
+    }
+
+    fn set_xattr(&mut self, inode: InodeNumber, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
+        let xattrs = &mut self.node_mut(inode)?.xattrs;
+        match (xattrs.contains_key(name), mode) {
+            (true, XattrMode::Create) => return fail(ErrorKind::Exists, "the attribute exists"),
+            (false, XattrMode::Replace) => return fail(ErrorKind::NotFound, "no such attribute"),
+            _ => xattrs.insert(name.to_vec(), value.to_vec()),
+        };
+        self.touch(inode, |_| {});
+        Ok(())
+    }
+
+    fn remove_xattr(&mut self, inode: InodeNumber, name: &[u8]) -> Result<()> {
+        let removed = self.node_mut(inode)?.xattrs.remove(name);
+        self.touch(inode, |_| {});
+        removed.map(drop).ok_or_else(|| Error::new(ErrorKind::NotFound, "no such attribute"))
+    }
+
+    fn set_now(&mut self, now: Timestamp) {
+        self.now = now;
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        Ok(())
+    }
+}
