@@ -42,6 +42,16 @@ enum Reason {
     ReadOnly { what: &'static str },
     #[error("{what} has a fixed size")]
     FixedSize { what: &'static str },
+    #[error("{} is not a regular file or block device", path.display())]
+    NotADisk { path: PathBuf },
+    #[error(
+        "cannot read {len} bytes at offset {offset} of {}: the file ends before that, so something has made it \
+         shorter since it was opened",
+        path.display()
+    )]
+    Shortened { path: PathBuf, offset: u64, len: u64 },
+    #[error("{} is in use by {}", path.display(), holder.as_deref().unwrap_or("another process"))]
+    InUse { path: PathBuf, holder: Option<String> },
     #[error("{inner}")]
     Layer { kind: ErrorKind, inner: Box<dyn std::error::Error + Send + Sync> },
 }
@@ -71,6 +81,18 @@ impl Error {
         Self(Box::new(Reason::OutOfRange { offset, len, disk_len }))
     }
 
+    pub(crate) fn not_a_disk(path: &Path) -> Self {
+        Self(Box::new(Reason::NotADisk { path: path.to_owned() }))
+    }
+
+    pub(crate) fn shortened(path: &Path, offset: u64, len: u64) -> Self {
+        Self(Box::new(Reason::Shortened { path: path.to_owned(), offset, len }))
+    }
+
+    pub(crate) fn in_use(path: &Path, holder: Option<String>) -> Self {
+        Self(Box::new(Reason::InUse { path: path.to_owned(), holder }))
+    }
+
     /// What sort of failure this is.
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
@@ -83,7 +105,9 @@ impl Error {
             },
             Reason::OutOfRange { .. } => ErrorKind::InvalidInput,
             Reason::ReadOnly { .. } => ErrorKind::ReadOnly,
-            Reason::FixedSize { .. } => ErrorKind::Unsupported,
+            Reason::FixedSize { .. } | Reason::NotADisk { .. } => ErrorKind::Unsupported,
+            Reason::Shortened { .. } => ErrorKind::Io,
+            Reason::InUse { .. } => ErrorKind::InUse,
             Reason::Layer { kind, .. } => *kind,
         }
     }

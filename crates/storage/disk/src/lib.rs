@@ -27,12 +27,13 @@
 mod error;
 mod extent;
 mod file;
+mod host;
 mod mem;
 mod window;
 
 pub use error::{Error, ErrorKind, Result};
 pub use extent::{Extent, ExtentKind, FileId};
-pub use file::HostFile;
+pub use file::{HostFile, Sharing};
 pub use mem::MemDisk;
 pub use window::Window;
 
