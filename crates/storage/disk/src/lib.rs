@@ -26,15 +26,23 @@
 
 mod error;
 mod extent;
+#[cfg(any(test, feature = "test-util"))]
+pub mod fault;
 mod file;
+mod fresh;
 mod host;
 mod mem;
+mod overlay;
+mod runs;
+mod store;
 mod window;
 
 pub use error::{Error, ErrorKind, Result};
 pub use extent::{Extent, ExtentKind, FileId};
 pub use file::{HostFile, Sharing};
+pub use fresh::FreshFile;
 pub use mem::MemDisk;
+pub use overlay::Overlay;
 pub use window::Window;
 
 /// A range of bytes that can be read and written at any position, from several threads at once.

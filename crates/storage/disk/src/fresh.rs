@@ -1,0 +1,232 @@
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{CWD, RenameFlags, XattrFlags};
+
+use crate::{Disk, Error, HostFile, Result};
+
+/// A host file that appears under its name only when it is complete and durable.
+///
+/// ```text
+/// DST.vmwright-part ─ written ─ synced ─ renamed to DST ─ folder synced
+/// ```
+///
+/// Until [`FreshFile::commit`] the name stands for what it stood for before; dropping a `FreshFile` that was
+/// not committed removes the unfinished file. After a crash an unfinished file stays, and the next attempt
+/// replaces it.
+///
+/// ```
+/// use vmwright_disk::{Disk, FreshFile};
+///
+/// let dir = tempfile::tempdir()?;
+/// let path = dir.path().join("disk.img");
+/// let fresh = FreshFile::create(&path, false)?;
+/// fresh.disk().set_len(4096)?;
+/// assert!(!path.exists());
+/// fresh.commit()?;
+/// assert!(path.exists());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct FreshFile {
+    disk: Arc<HostFile>,
+    part: PathBuf,
+    target: PathBuf,
+    /// The file to be replaced, locked meanwhile.
+    replaced: Option<HostFile>,
+    committed: bool,
+}
+
+impl FreshFile {
+    /// Begins a file of zero bytes that is to be known as `path`.
+    ///
+    /// Where `path` exists, it is replaced if `force` says so: through symbolic links, under its lock, and
+    /// keeping its owner, mode, access lists and extended attributes. Without `force` that is an error of kind
+    /// [`ErrorKind::Exists`](crate::ErrorKind::Exists).
+    pub fn create(path: &Path, force: bool) -> Result<Self> {
+        let existing = fs::symlink_metadata(path);
+        let (target, replaced) = match existing {
+            Ok(_) if !force => {
+                return Err(Error::host("create", path, io::ErrorKind::AlreadyExists.into()));
+            }
+            Ok(_) => {
+                let target = path.canonicalize().map_err(|source| Error::host("resolve", path, source))?;
+                let replaced = HostFile::open(&target, false)?;
+                if replaced.is_block_device() {
+                    return Err(Error::not_a_disk(path));
+                }
+                (target, Some(replaced))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (path.to_owned(), None),
+            Err(source) => return Err(Error::host("stat", path, source)),
+        };
+        let mut part = target.clone().into_os_string();
+        part.push(".vmwright-part");
+        let part = PathBuf::from(part);
+        remove_leftover(&part)?;
+        let disk = Arc::new(HostFile::create(&part, 0)?);
+        Ok(Self { disk, part, target, replaced, committed: false })
+    }
+
+    /// The file, to be sized and written.
+    pub fn disk(&self) -> Arc<HostFile> {
+        self.disk.clone()
+    }
+
+    /// Makes the file durable and gives it its name.
+    pub fn commit(mut self) -> Result<()> {
+        let fail = |action| {
+            let target = &self.target;
+            move |source| Error::host(action, target, source)
+        };
+        if self.replaced.is_some() {
+            self.keep_metadata().map_err(fail("keep the owner and attributes of"))?;
+        }
+        self.disk.flush()?;
+        self.rename().map_err(fail("create"))?;
+        let dir = match self.target.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir,
+            _ => Path::new("."),
+        };
+        let synced = fs::File::open(dir).and_then(|dir| dir.sync_all());
+        synced.map_err(|source| Error::host("sync", dir, source))?;
+        self.committed = true;
+        Ok(())
+    }
+
+    fn rename(&self) -> io::Result<()> {
+        if self.replaced.is_some() {
+            return fs::rename(&self.part, &self.target);
+        }
+        // Somebody may have made the file meanwhile.
+        let flags = RenameFlags::NOREPLACE;
+        match rustix::fs::renameat_with(CWD, &self.part, CWD, &self.target, flags) {
+            Ok(()) => Ok(()),
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
+                // The filesystem lacks this kind of renaming.
+                match fs::symlink_metadata(&self.target) {
+                    Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+                    Err(_) => fs::rename(&self.part, &self.target),
+                }
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn keep_metadata(&self) -> io::Result<()> {
+        let old: Metadata = fs::metadata(&self.target)?;
+        let new = fs::metadata(&self.part)?;
+        if (old.uid(), old.gid()) != (new.uid(), new.gid()) {
+            chown(&self.part, Some(old.uid()), Some(old.gid()))?;
+        }
+        fs::set_permissions(&self.part, fs::Permissions::from_mode(old.mode() & 0o7777))?;
+        self.keep_xattrs()
+    }
+
+    /// Copies extended attributes, of which access lists are some.
+    fn keep_xattrs(&self) -> io::Result<()> {
+        let mut names = vec![0u8; 65536];
+        let len = match rustix::fs::listxattr(&self.target, &mut names[..]) {
+            Ok(len) => len,
+            Err(rustix::io::Errno::OPNOTSUPP) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let mut value = vec![0u8; 65536];
+        for name in names[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+            let len = rustix::fs::getxattr(&self.target, name, &mut value[..])?;
+            rustix::fs::setxattr(&self.part, name, &value[..len], XattrFlags::empty())?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for FreshFile {
+    fn drop(&mut self) {
+        if !self.committed {
+            // Nothing more can be done about a file that cannot be removed; the next attempt tries again.
+            let _ = fs::remove_file(&self.part);
+        }
+    }
+}
+
+/// Removes what a crash left of an earlier attempt, unless somebody is at work on it.
+fn remove_leftover(part: &Path) -> Result<()> {
+    match fs::symlink_metadata(part) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(Error::host("stat", part, source)),
+        Ok(metadata) if metadata.file_type().is_symlink() => {}
+        Ok(_) => {
+            // The lock is held until the name is gone, so that nobody takes the file up again.
+            let _leftover = HostFile::open(part, false)?;
+            return fs::remove_file(part).map_err(|source| Error::host("remove", part, source));
+        }
+    }
+    fs::remove_file(part).map_err(|source| Error::host("remove", part, source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    #[test]
+    fn an_existing_file_is_replaced_only_by_force_and_keeps_its_mode_and_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+        fs::write(&real, b"old").unwrap();
+        fs::set_permissions(&real, fs::Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink("real", &link).unwrap();
+        assert_eq!(FreshFile::create(&link, false).unwrap_err().kind(), ErrorKind::Exists);
+
+        let fresh = FreshFile::create(&link, true).unwrap();
+        fresh.disk().set_len(3).unwrap();
+        fresh.disk().write_at(b"new", 0).unwrap();
+        assert_eq!(fs::read(&link).unwrap(), b"old");
+        fresh.commit().unwrap();
+        assert_eq!(fs::read(&real).unwrap(), b"new");
+        assert_eq!(fs::metadata(&real).unwrap().mode() & 0o7777, 0o640);
+        assert!(fs::symlink_metadata(&link).unwrap().file_type().is_symlink());
+    }
+
+    #[test]
+    fn what_is_not_committed_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        let fresh = FreshFile::create(&path, false).unwrap();
+        assert_eq!(FreshFile::create(&path, false).unwrap_err().kind(), ErrorKind::InUse);
+        drop(fresh);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_leftover_of_a_crash_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        fs::write(dir.path().join("disk.vmwright-part"), b"half").unwrap();
+        let fresh = FreshFile::create(&path, false).unwrap();
+        assert_eq!(fresh.disk().len(), 0);
+        fresh.commit().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_file_made_meanwhile_is_not_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        let fresh = FreshFile::create(&path, false).unwrap();
+        fs::write(&path, b"theirs").unwrap();
+        assert_eq!(fresh.commit().unwrap_err().kind(), ErrorKind::Exists);
+        assert_eq!(fs::read(&path).unwrap(), b"theirs");
+    }
+
+    #[test]
+    fn a_file_in_use_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        let _user = HostFile::create(&path, 512).unwrap();
+        assert_eq!(FreshFile::create(&path, true).unwrap_err().kind(), ErrorKind::InUse);
+    }
+}
