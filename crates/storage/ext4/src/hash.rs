@@ -177,24 +177,28 @@ mod tests {
         let long = "x".repeat(255);
         let names =
             ["a", "lost+found", "ää-über-ÿ", "exactly-thirty-two-bytes-in-here", "sixteen bytes !!", &long];
-        let kinds = [
-            ("legacy", HashVersion::Legacy, false),
-            ("half_md4", HashVersion::HalfMd4, false),
-            ("tea", HashVersion::Tea, false),
-            ("legacy_unsigned", HashVersion::Legacy, true),
-            ("half_md4_unsigned", HashVersion::HalfMd4, true),
-            ("tea_unsigned", HashVersion::Tea, true),
-        ];
-        for (kind, version, unsigned) in kinds {
+        // debugfs has no names for the unsigned ones; volumes with that flag are held against the kernel.
+        let kinds =
+            [("legacy", HashVersion::Legacy), ("half_md4", HashVersion::HalfMd4), ("tea", HashVersion::Tea)];
+        for (kind, version) in kinds {
             for seeded in [false, true] {
                 for name in names {
                     let seed = if seeded { format!("-s {SEED} ") } else { String::new() };
                     let told = run("debugfs", ["-R", &format!("dx_hash -h {kind} {seed}\"{name}\"")]);
-                    let ours = config(unsigned, seeded).hash(version, name.as_bytes());
+                    let ours = config(false, seeded).hash(version, name.as_bytes());
                     let expected = format!("is 0x{ours:x} ");
                     assert!(told.contains(&expected), "{kind} {seed}{name}: {told}, ours {ours:#x}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn signedness_matters_for_names_beyond_ascii_alone() {
+        for version in [HashVersion::Legacy, HashVersion::HalfMd4, HashVersion::Tea] {
+            let hash = |unsigned, name: &str| config(unsigned, true).hash(version, name.as_bytes());
+            assert_eq!(hash(true, "plain"), hash(false, "plain"));
+            assert_ne!(hash(true, "ü"), hash(false, "ü"));
         }
     }
 
