@@ -13,10 +13,10 @@ pub struct Error(Box<Reason>);
 enum Reason {
     #[error("cannot {action} the filesystem's disk")]
     Disk { action: &'static str, source: vmwright_disk::Error },
-    #[error("{at}: {what}: expected {expected}, found {found}")]
-    Corrupt { at: At, what: &'static str, expected: Detail, found: Detail },
-    #[error("{at}: {detail}")]
-    Damaged { at: At, detail: &'static str },
+    #[error("{place}: {problem}")]
+    Corrupt { place: Place, problem: &'static str },
+    #[error("{place}: {what} is {actual:#x}, expected {expected:#x}")]
+    Mismatch { place: Place, what: &'static str, expected: u64, actual: u64 },
     #[error("{detail}")]
     Plain { kind: ErrorKind, detail: &'static str },
     #[error("the filesystem uses {what} that {cannot}: {names}")]
@@ -25,53 +25,27 @@ enum Reason {
 
 /// Where in a filesystem something was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum At {
+pub(crate) enum Place {
     /// The superblock.
     Superblock,
-    /// The descriptor of a block group.
+    /// A block group.
     Group(u32),
-    /// A block of the filesystem, and a byte in it.
-    Block { block: u64, offset: usize },
+    /// A block of the filesystem.
+    Block(u64),
     /// An inode.
-    Inode(u32),
-    /// A block of an inode's content by its logical number, and a byte in it.
-    InodeBlock { inode: u32, block: u64, offset: usize },
+    Inode(u64),
     /// A block of the journal's content by its logical number.
     Journal(u64),
 }
 
-impl fmt::Display for At {
+impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Superblock => write!(f, "superblock"),
             Self::Group(group) => write!(f, "block group {group}"),
-            Self::Block { block, offset } => write!(f, "block {block}, byte {offset}"),
+            Self::Block(block) => write!(f, "block {block}"),
             Self::Inode(inode) => write!(f, "inode {inode}"),
-            Self::InodeBlock { inode, block, offset } => {
-                write!(f, "inode {inode}, logical block {block}, byte {offset}")
-            }
             Self::Journal(block) => write!(f, "journal block {block}"),
-        }
-    }
-}
-
-/// A value in an error's message: a number that prints as hexadecimal where it is a checksum or a magic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Detail {
-    /// A quantity.
-    Number(u64),
-    /// Bits.
-    Hex(u64),
-    /// What a number alone does not tell.
-    Text(&'static str),
-}
-
-impl fmt::Display for Detail {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Number(number) => write!(f, "{number}"),
-            Self::Hex(number) => write!(f, "{number:#x}"),
-            Self::Text(text) => f.write_str(text),
         }
     }
 }
@@ -100,14 +74,19 @@ impl fmt::Display for FeatureNames {
 }
 
 impl Error {
-    /// States that bytes contradict the format, with the value that was expected and the one found.
-    pub(crate) fn corrupt(at: At, what: &'static str, expected: Detail, found: Detail) -> Self {
-        Self(Box::new(Reason::Corrupt { at, what, expected, found }))
+    /// States that bytes contradict the format.
+    pub(crate) fn corrupt(place: Place, problem: &'static str) -> Self {
+        Self(Box::new(Reason::Corrupt { place, problem }))
     }
 
-    /// States that bytes contradict the format, where no single expected value exists.
-    pub(crate) fn damaged(at: At, detail: &'static str) -> Self {
-        Self(Box::new(Reason::Damaged { at, detail }))
+    /// States that a value, such as a checksum, is not what it must be; `what` is a noun.
+    pub(crate) fn mismatch(place: Place, what: &'static str, expected: u64, actual: u64) -> Self {
+        Self(Box::new(Reason::Mismatch { place, what, expected, actual }))
+    }
+
+    /// States that a volume uses something that is not handled; `detail` names it.
+    pub(crate) fn unsupported(detail: &'static str) -> Self {
+        Self::plain(ErrorKind::Unsupported, detail)
     }
 
     /// States a failure that is not damage, such as "no space" or "not a directory".
@@ -129,7 +108,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
             Reason::Disk { source, .. } => source.kind(),
-            Reason::Corrupt { .. } | Reason::Damaged { .. } => ErrorKind::Corrupt,
+            Reason::Corrupt { .. } | Reason::Mismatch { .. } => ErrorKind::Corrupt,
             Reason::Plain { kind, .. } => *kind,
             Reason::Features { .. } => ErrorKind::Unsupported,
         }

@@ -1,0 +1,148 @@
+//! The names in directories: the blocks of a directory, lent to what knows its format.
+
+use std::ops::ControlFlow;
+
+use vmwright_vfs::FileType;
+
+use crate::dir_block::DirFormat;
+use crate::directory::{DirBlocks, Directory, Found};
+use crate::error::{Error, ErrorKind, Place, Result};
+use crate::features::{compat, incompat};
+use crate::hash::HashConfig;
+use crate::inode::{self, Inode, flags};
+use crate::mapping::RunPlace;
+use crate::volume::Ext4;
+
+/// The blocks of a directory that is only read.
+struct ReadBlocks<'a> {
+    volume: &'a Ext4,
+    inode: &'a Inode,
+}
+
+impl DirBlocks for ReadBlocks<'_> {
+    fn count(&self) -> u32 {
+        self.volume.directory_blocks(self.inode)
+    }
+
+    fn read(&self, logical: u32) -> Result<Vec<u8>> {
+        self.volume.read_directory_block(self.inode, logical)
+    }
+
+    fn write(&mut self, _logical: u32, _block: &[u8]) -> Result<()> {
+        self.volume.check_writable()
+    }
+
+    fn append(&mut self, _blocks: u32) -> Result<u32> {
+        self.volume.check_writable().map(|()| 0)
+    }
+
+    fn set_indexed(&mut self, _indexed: bool) -> Result<()> {
+        self.volume.check_writable()
+    }
+}
+
+impl Ext4 {
+    /// Reads an inode that must be a directory whose names can be read.
+    pub(crate) fn directory(&self, number: u32) -> Result<Inode> {
+        let inode = self.inode(number)?;
+        if !inode.is_directory() {
+            return Err(Error::plain(ErrorKind::InvalidInput, "the inode is not a directory"));
+        }
+        let len = inode.size.div_ceil(self.block_size());
+        if len > self.superblock.blocks || len > u64::from(u32::MAX) {
+            let place = Place::Inode(number.into());
+            let (expected, actual) = (self.superblock.blocks, len);
+            return Err(Error::mismatch(place, "a directory's length in blocks, at most", expected, actual));
+        }
+        Ok(inode)
+    }
+
+    /// How many blocks a directory has, which [`Ext4::directory`] has checked.
+    pub(crate) fn directory_blocks(&self, inode: &Inode) -> u32 {
+        inode.size.div_ceil(self.block_size()).try_into().unwrap_or(u32::MAX)
+    }
+
+    /// Where a block of a directory is.
+    pub(crate) fn directory_block(&self, inode: &Inode, logical: u32) -> Result<u64> {
+        match self.run_at(inode, logical.into())?.place {
+            RunPlace::Written(block) => Ok(block),
+            _ => Err(Error::corrupt(Place::Inode(inode.number.into()), "the directory has a hole")),
+        }
+    }
+
+    fn read_directory_block(&self, inode: &Inode, logical: u32) -> Result<Vec<u8>> {
+        let block = self.directory_block(inode, logical)?;
+        Ok(self.cache.read(block)?.to_vec())
+    }
+
+    /// How a directory keeps its names.
+    pub(crate) fn directory_format(&self, inode: &Inode) -> DirFormat {
+        DirFormat {
+            inode: inode.number,
+            seed: inode.checksum_seed(&self.superblock),
+            file_types: self.superblock.features.has_incompat(incompat::FILETYPE),
+        }
+    }
+
+    /// What knows the names of a directory, given its blocks.
+    pub(crate) fn names_of<'a>(&self, inode: &Inode, hash: &'a HashConfig) -> Directory<'a> {
+        let features = &self.superblock.features;
+        let may_index = features.has_compat(compat::DIR_INDEX);
+        Directory {
+            format: self.directory_format(inode),
+            hash,
+            indexed: may_index && inode.has_flag(flags::INDEX),
+            may_index,
+            large: features.has_incompat(incompat::LARGEDIR),
+        }
+    }
+
+    /// Finds a name in a directory.
+    pub(crate) fn find_name(&self, dir: &Inode, name: &[u8]) -> Result<Option<Found>> {
+        if dir.has_flag(flags::INLINE_DATA) {
+            return self.find_inline(dir, name);
+        }
+        let hash = self.superblock.hash_config();
+        let mut names = self.names_of(dir, &hash);
+        // Names that are encrypted or fold their case hash in other ways; one after another they are found.
+        if names.indexed && dir.has_flag(flags::ENCRYPT | flags::CASEFOLD) {
+            return self.scan(dir, name);
+        }
+        names.indexed &= dir.size > self.block_size();
+        names.lookup(&ReadBlocks { volume: self, inode: dir }, name)
+    }
+
+    /// Finds a name by going through all.
+    fn scan(&self, dir: &Inode, name: &[u8]) -> Result<Option<Found>> {
+        let mut found = None;
+        self.visit_names(dir, &mut |entry, inode, file_type| {
+            if entry == name {
+                found = Some(Found { inode, file_type });
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(found)
+    }
+
+    /// Calls `visit` with name, inode and type of every entry but `.` and `..`, until it breaks.
+    pub(crate) fn visit_names(
+        &self,
+        dir: &Inode,
+        visit: &mut dyn FnMut(&[u8], u32, u8) -> ControlFlow<()>,
+    ) -> Result<()> {
+        if dir.has_flag(flags::INLINE_DATA) {
+            return self.visit_inline(dir, visit);
+        }
+        let hash = self.superblock.hash_config();
+        self.names_of(dir, &hash).visit(&ReadBlocks { volume: self, inode: dir }, visit)
+    }
+
+    /// The type of a directory entry; where entries have none, that of its inode.
+    pub(crate) fn entry_file_type(&self, inode: u32, file_type: u8) -> Result<FileType> {
+        match inode::type_of_entry(file_type) {
+            Some(file_type) => Ok(file_type),
+            None => Ok(self.inode(inode)?.file_type),
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! The superblock: what a volume is, validated once.
+
+use vmwright_disk::Disk;
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::checksum::crc32c;
+use crate::error::{Error, Place, Result};
+use crate::features::{Features, compat, incompat, ro_compat};
+use crate::hash::HashConfig;
+use crate::layout::{RawSuperblock, SUPERBLOCK_MAGIC, SUPERBLOCK_OFFSET};
+
+/// `s_state`: unmounted cleanly.
+const STATE_VALID: u16 = 0x1;
+/// `s_state`: the kernel met errors.
+const STATE_ERROR: u16 = 0x2;
+/// `s_flags`: names hash with unsigned characters.
+const FLAG_UNSIGNED_HASH: u32 = 0x2;
+/// The revision from which on features and inode sizes are recorded.
+const DYNAMIC_REVISION: u32 = 1;
+/// The first inode that files may use, before it was recorded.
+const GOOD_OLD_FIRST_INODE: u32 = 11;
+
+/// A validated superblock. The counts are kept up to date in memory and encoded at each sync.
+#[derive(Clone)]
+pub(crate) struct Superblock {
+    raw: RawSuperblock,
+    pub(crate) features: Features,
+    pub(crate) block_size: u32,
+    pub(crate) blocks: u64,
+    pub(crate) first_data_block: u64,
+    pub(crate) blocks_per_group: u32,
+    pub(crate) inodes_per_group: u32,
+    pub(crate) inodes: u32,
+    pub(crate) groups: u32,
+    pub(crate) inode_size: u16,
+    pub(crate) desc_size: u16,
+    pub(crate) free_blocks: u64,
+    pub(crate) free_inodes: u32,
+    /// The seed of every checksum of metadata.
+    pub(crate) checksum_seed: u32,
+}
+
+impl Superblock {
+    /// Reads the superblock from where it stands on a disk.
+    pub(crate) fn read(disk: &dyn Disk) -> Result<Self> {
+        let mut bytes = [0; 1024];
+        if disk.len() < SUPERBLOCK_OFFSET + 1024 {
+            return Err(Error::corrupt(Place::Superblock, "the disk is too small to hold one"));
+        }
+        disk.read_at(&mut bytes, SUPERBLOCK_OFFSET).map_err(|source| Error::disk("read", source))?;
+        Self::parse(&bytes, disk.len())
+    }
+
+    /// Validates the 1,024 bytes of a superblock on a disk of `disk_len` bytes.
+    pub(crate) fn parse(bytes: &[u8; 1024], disk_len: u64) -> Result<Self> {
+        let raw = RawSuperblock::read_from_bytes(bytes)
+            .map_err(|_| Error::corrupt(Place::Superblock, "it is cut short"))?;
+        let mismatch =
+            |what, expected, actual| Err(Error::mismatch(Place::Superblock, what, expected, actual));
+        if raw.s_magic != SUPERBLOCK_MAGIC {
+            return mismatch("the magic number", SUPERBLOCK_MAGIC.into(), raw.s_magic.get().into());
+        }
+        let dynamic = raw.s_rev_level.get() >= DYNAMIC_REVISION;
+        let features = Features {
+            compat: if dynamic { raw.s_feature_compat.get() } else { 0 },
+            incompat: if dynamic { raw.s_feature_incompat.get() } else { 0 },
+            ro_compat: if dynamic { raw.s_feature_ro_compat.get() } else { 0 },
+        };
+        if features.metadata_csum() {
+            // The checksum covers everything before itself.
+            let actual = crc32c(!0, &bytes[..1020]);
+            if raw.s_checksum != actual {
+                return mismatch("the checksum", actual.into(), raw.s_checksum.get().into());
+            }
+        }
+        features.check_readable()?;
+        let superblock = Self::geometry(raw, features, dynamic)?;
+        let len = u128::from(superblock.blocks) * u128::from(superblock.block_size);
+        if len > u128::from(disk_len) {
+            return mismatch(
+                "the volume's length in bytes, at most",
+                disk_len,
+                len.try_into().unwrap_or(u64::MAX),
+            );
+        }
+        Ok(superblock)
+    }
+
+    /// Derives and checks every size that later arithmetic divides or indexes by.
+    fn geometry(raw: RawSuperblock, features: Features, dynamic: bool) -> Result<Self> {
+        let corrupt = |problem| Err(Error::corrupt(Place::Superblock, problem));
+        let log_block_size = raw.s_log_block_size.get();
+        if log_block_size > 6 {
+            return corrupt("the block size is not between 1 and 64 KiB");
+        }
+        let block_size = 1024_u32 << log_block_size;
+        let wide = features.has_incompat(incompat::BIT64);
+        let join = |low: u32, high: u32| u64::from(low) | if wide { u64::from(high) << 32 } else { 0 };
+        let blocks = join(raw.s_blocks_count_lo.get(), raw.s_blocks_count_hi.get());
+        let first_data_block = u64::from(raw.s_first_data_block.get());
+        let (blocks_per_group, inodes_per_group) =
+            (raw.s_blocks_per_group.get(), raw.s_inodes_per_group.get());
+        let inode_size = if dynamic { raw.s_inode_size.get() } else { 128 };
+        let desc_size = if wide { raw.s_desc_size.get() } else { 32 };
+        if inode_size < 128 || !inode_size.is_power_of_two() || u32::from(inode_size) > block_size {
+            return corrupt("the inode size is not a power of two between 128 and the block size");
+        }
+        if !(32..=1024).contains(&desc_size) || !desc_size.is_power_of_two() || (wide && desc_size < 64) {
+            return corrupt("the size of group descriptors is impossible");
+        }
+        let bits = block_size * 8;
+        let bigalloc = features.has_ro_compat(ro_compat::BIGALLOC);
+        if blocks_per_group == 0 || (blocks_per_group > bits && !bigalloc) || blocks_per_group % 8 != 0 {
+            return corrupt("the number of blocks per group is impossible");
+        }
+        if inodes_per_group == 0 || inodes_per_group > bits {
+            return corrupt("the number of inodes per group is impossible");
+        }
+        if first_data_block >= blocks
+            || first_data_block > 1
+            || (block_size == 1024) != (first_data_block == 1) && !bigalloc
+        {
+            return corrupt("the first data block is impossible");
+        }
+        let groups = (blocks - first_data_block).div_ceil(u64::from(blocks_per_group));
+        let Ok(groups) = u32::try_from(groups) else { return corrupt("there are too many block groups") };
+        let inodes = raw.s_inodes_count.get();
+        if u64::from(groups) * u64::from(inodes_per_group) != u64::from(inodes) {
+            return corrupt("the number of inodes is not that of all groups together");
+        }
+        let checksum_seed = match features.has_incompat(incompat::CSUM_SEED) {
+            true => raw.s_checksum_seed.get(),
+            false => crc32c(!0, &raw.s_uuid),
+        };
+        let free_blocks = join(raw.s_free_blocks_count_lo.get(), raw.s_free_blocks_count_hi.get());
+        let free_inodes = raw.s_free_inodes_count.get();
+        Ok(Self {
+            raw,
+            features,
+            block_size,
+            blocks,
+            first_data_block,
+            blocks_per_group,
+            inodes_per_group,
+            inodes,
+            groups,
+            inode_size,
+            desc_size,
+            free_blocks,
+            free_inodes,
+            checksum_seed,
+        })
+    }
+
+    /// Encodes the superblock with its checksum.
+    pub(crate) fn encode(&self) -> [u8; 1024] {
+        let mut raw = self.raw.clone();
+        raw.s_free_blocks_count_lo.set(self.free_blocks as u32);
+        if self.features.has_incompat(incompat::BIT64) {
+            raw.s_free_blocks_count_hi.set((self.free_blocks >> 32) as u32);
+        }
+        raw.s_free_inodes_count.set(self.free_inodes);
+        if raw.s_rev_level.get() >= DYNAMIC_REVISION {
+            raw.s_feature_compat.set(self.features.compat);
+            raw.s_feature_incompat.set(self.features.incompat);
+            raw.s_feature_ro_compat.set(self.features.ro_compat);
+        }
+        let mut bytes = [0; 1024];
+        bytes.copy_from_slice(raw.as_bytes());
+        if self.features.metadata_csum() {
+            let checksum = crc32c(!0, &bytes[..1020]);
+            bytes[1020..].copy_from_slice(&checksum.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Whether the volume was left without pending work: unmounted, or with a journal that tells what to do.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.raw.s_state.get() & (STATE_VALID | STATE_ERROR) == STATE_VALID
+    }
+
+    /// The label, without the zero bytes that fill its field.
+    pub(crate) fn label(&self) -> Vec<u8> {
+        let name = &self.raw.s_volume_name;
+        let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
+        name[..end].to_vec()
+    }
+
+    pub(crate) fn uuid(&self) -> uuid::Uuid {
+        uuid::Uuid::from_bytes(self.raw.s_uuid)
+    }
+
+    /// Blocks that only root may take.
+    pub(crate) fn reserved_blocks(&self) -> u64 {
+        let high =
+            if self.features.has_incompat(incompat::BIT64) { self.raw.s_r_blocks_count_hi.get() } else { 0 };
+        u64::from(self.raw.s_r_blocks_count_lo.get()) | u64::from(high) << 32
+    }
+
+    /// Blocks of each group with a superblock that are kept for more descriptors.
+    pub(crate) fn reserved_descriptor_blocks(&self) -> u64 {
+        self.raw.s_reserved_gdt_blocks.get().into()
+    }
+
+    /// The blocks that no file can ever use, where a kernel has recorded them.
+    pub(crate) fn recorded_overhead(&self) -> u64 {
+        self.raw.s_overhead_blocks.get().into()
+    }
+
+    /// The size of the journal as its inode's backup in the superblock has it, in bytes.
+    pub(crate) fn journal_size(&self) -> u64 {
+        let [.., high, low] = self.raw.s_jnl_blocks.map(|word| u64::from(word.get()));
+        if self.raw.s_jnl_backup_type == 1 { low | high << 32 } else { 0 }
+    }
+
+    /// How many blocks an inode table has.
+    pub(crate) fn inode_table_blocks(&self) -> u64 {
+        let bytes = u64::from(self.inodes_per_group) * u64::from(self.inode_size);
+        bytes.div_ceil(self.block_size.into())
+    }
+
+    /// The first inode that is not reserved.
+    pub(crate) fn first_inode(&self) -> u32 {
+        match self.raw.s_rev_level.get() >= DYNAMIC_REVISION {
+            true => self.raw.s_first_ino.get().max(GOOD_OLD_FIRST_INODE),
+            false => GOOD_OLD_FIRST_INODE,
+        }
+    }
+
+    /// How names are hashed.
+    pub(crate) fn hash_config(&self) -> HashConfig {
+        HashConfig {
+            version: self.raw.s_def_hash_version,
+            unsigned: self.raw.s_flags.get() & FLAG_UNSIGNED_HASH != 0,
+            seed: self.raw.s_hash_seed.map(|word| word.get()),
+        }
+    }
+
+    /// The inode of the journal, or zero where it is on another device.
+    pub(crate) fn journal_inode(&self) -> u32 {
+        self.raw.s_journal_inum.get()
+    }
+
+    /// The inode whose content lists orphans, with the feature `orphan_file`.
+    pub(crate) fn orphan_file_inode(&self) -> u32 {
+        self.raw.s_orphan_file_inum.get()
+    }
+
+    /// The head of the list of inodes whose removal or truncation was under way.
+    pub(crate) fn last_orphan(&self) -> u32 {
+        self.raw.s_last_orphan.get()
+    }
+
+    pub(crate) fn set_last_orphan(&mut self, inode: u32) {
+        self.raw.s_last_orphan.set(inode);
+    }
+
+    /// How many bytes of fields beyond the classic 128 new inodes get.
+    pub(crate) fn wanted_extra_isize(&self) -> u16 {
+        let room = self.inode_size.saturating_sub(128);
+        if room == 0 {
+            return 0;
+        }
+        let wanted = self.raw.s_want_extra_isize.get().max(self.raw.s_min_extra_isize.get());
+        // 32 bytes reach to the field before the project, which is what kernels record by default.
+        if wanted == 0 || wanted > room || wanted % 4 != 0 { room.min(32) } else { wanted }
+    }
+
+    /// Adds to the lifetime's count of written kibibytes and stamps the time of writing, in seconds.
+    pub(crate) fn record_write(&mut self, kibibytes: u64, seconds: i64) {
+        let total = self.raw.s_kbytes_written.get().saturating_add(kibibytes);
+        self.raw.s_kbytes_written.set(total);
+        if let Ok(seconds) = u64::try_from(seconds) {
+            self.raw.s_wtime.set(seconds as u32);
+            self.raw.s_wtime_hi = (seconds >> 32) as u8;
+        }
+    }
+
+    /// The first block of a group.
+    pub(crate) fn group_start(&self, group: u32) -> u64 {
+        self.first_data_block + u64::from(group) * u64::from(self.blocks_per_group)
+    }
+
+    /// How many blocks a group has; the last one may be shorter.
+    pub(crate) fn group_blocks(&self, group: u32) -> u32 {
+        let rest = self.blocks.saturating_sub(self.group_start(group));
+        rest.min(self.blocks_per_group.into()) as u32
+    }
+
+    /// Which group a block belongs to, and its number within.
+    pub(crate) fn group_of_block(&self, block: u64) -> Result<(u32, u32)> {
+        if !self.is_valid_block(block) {
+            return Err(Error::corrupt(Place::Block(block), "there is no such block"));
+        }
+        let index = block - self.first_data_block;
+        let per_group = u64::from(self.blocks_per_group);
+        Ok(((index / per_group) as u32, (index % per_group) as u32))
+    }
+
+    /// Whether a block may hold anything but the superblock.
+    pub(crate) fn is_valid_block(&self, block: u64) -> bool {
+        block > self.first_data_block && block < self.blocks
+    }
+
+    /// Whether a group begins with a copy of the superblock.
+    pub(crate) fn has_superblock(&self, group: u32) -> bool {
+        let power_of = |base: u32| {
+            let mut power = base;
+            while power < group {
+                power = power.saturating_mul(base);
+            }
+            power == group
+        };
+        if group == 0 {
+            true
+        } else if self.features.has_compat(compat::SPARSE_SUPER2) {
+            self.raw.s_backup_bgs.iter().any(|backup| backup.get() == group)
+        } else if self.features.has_ro_compat(ro_compat::SPARSE_SUPER) {
+            group == 1 || [3, 5, 7].into_iter().any(power_of)
+        } else {
+            true
+        }
+    }
+
+    /// How many blocks at a group's beginning hold the superblock and the descriptors, or are kept for more.
+    pub(crate) fn head_blocks(&self, group: u32) -> u64 {
+        if !self.has_superblock(group) {
+            return 0;
+        }
+        1 + self.descriptor_blocks() + self.reserved_descriptor_blocks()
+    }
+
+    /// How many blocks all descriptors together fill.
+    pub(crate) fn descriptor_blocks(&self) -> u64 {
+        (u64::from(self.groups) * u64::from(self.desc_size)).div_ceil(self.block_size.into())
+    }
+
+    /// The block that holds the n-th block of descriptors.
+    pub(crate) fn descriptor_block(&self, index: u64) -> u64 {
+        let first = u64::from(self.raw.s_first_meta_bg.get());
+        if !self.features.has_incompat(incompat::META_BG) || index < first {
+            return self.first_data_block + 1 + index;
+        }
+        let per_block = u64::from(self.block_size) / u64::from(self.desc_size);
+        let group = index * per_block;
+        let start = self.first_data_block + group * u64::from(self.blocks_per_group);
+        let skip = u32::try_from(group).is_ok_and(|group| self.has_superblock(group));
+        start + u64::from(skip)
+    }
+}

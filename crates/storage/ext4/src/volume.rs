@@ -1,0 +1,155 @@
+//! A volume that is open: what every other part works on.
+
+use std::sync::Arc;
+
+use vmwright_disk::Disk;
+use vmwright_vfs::Timestamp;
+
+use crate::block_cache::BlockCache;
+use crate::error::{Error, ErrorKind, Place, Result};
+use crate::group::Groups;
+use crate::inode::Inode;
+use crate::mapping::{self, Run};
+use crate::superblock::Superblock;
+
+/// How a volume is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Whether it will be changed. If not, nothing is ever written to the disk beneath.
+    pub write: bool,
+    /// How many bytes of metadata are kept in memory.
+    pub metadata_cache: usize,
+}
+
+impl Default for Options {
+    /// Opens for reading, with 8 MiB of metadata in memory.
+    fn default() -> Self {
+        Self { write: false, metadata_cache: 8 << 20 }
+    }
+}
+
+impl Options {
+    /// Opens for reading and writing.
+    pub fn writable() -> Self {
+        Self { write: true, ..Self::default() }
+    }
+}
+
+/// An ext2, ext3 or ext4 filesystem.
+pub struct Ext4 {
+    pub(crate) cache: BlockCache,
+    pub(crate) superblock: Superblock,
+    pub(crate) groups: Groups,
+    /// What changes are stamped with.
+    pub(crate) now: Timestamp,
+    pub(crate) writable: bool,
+    /// Whether anything has changed since the last sync.
+    pub(crate) changed: bool,
+}
+
+impl std::fmt::Debug for Ext4 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let features = self.superblock.features.names();
+        f.debug_struct("Ext4").field("uuid", &self.superblock.uuid()).field("features", &features).finish()
+    }
+}
+
+impl Ext4 {
+    /// Opens the filesystem on a disk.
+    ///
+    /// For reading, a journal that holds changes is followed in memory and the disk stays as it is. For
+    /// writing, it is replayed onto the disk first.
+    ///
+    /// # Errors
+    ///
+    /// Kind `Corrupt` where there is no sound filesystem, `Unsupported` where it uses features that cannot be
+    /// read here or, opened for writing, that cannot be written.
+    pub fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Self> {
+        let superblock = Superblock::read(&*disk)?;
+        if options.write {
+            check_writable(&superblock, &*disk)?;
+            return Err(Error::unsupported("writing is not there yet"));
+        }
+        let Superblock { block_size, blocks, .. } = superblock;
+        let cache = BlockCache::new(disk, block_size, blocks, options.metadata_cache, options.write);
+        let groups = Groups::read(&cache, &superblock)?;
+        let now = Timestamp::default();
+        Ok(Self { cache, superblock, groups, now, writable: options.write, changed: false })
+    }
+
+    /// Refuses changes to a volume that is open for reading.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        match self.writable {
+            true => Ok(()),
+            false => Err(Error::plain(ErrorKind::ReadOnly, "the filesystem is open for reading only")),
+        }
+    }
+
+    /// How many blocks no file can ever use: superblocks, descriptors, bitmaps, inode tables, the journal.
+    pub(crate) fn overhead(&self) -> u64 {
+        let superblock = &self.superblock;
+        let recorded = superblock.recorded_overhead();
+        if recorded != 0 {
+            return recorded;
+        }
+        let heads: u64 = (0..superblock.groups).map(|group| superblock.head_blocks(group)).sum();
+        let tables = u64::from(superblock.groups) * (2 + superblock.inode_table_blocks());
+        superblock.first_data_block + heads + tables + superblock.journal_size() / self.block_size()
+    }
+
+    /// The size of a block in bytes.
+    pub(crate) fn block_size(&self) -> u64 {
+        self.superblock.block_size.into()
+    }
+
+    /// Where an inode's record is: its block, and the byte in it.
+    pub(crate) fn inode_location(&self, number: u32) -> Result<(u64, usize)> {
+        if number == 0 || number > self.superblock.inodes {
+            return Err(Error::corrupt(Place::Inode(number.into()), "there is no such inode"));
+        }
+        let per_group = self.superblock.inodes_per_group;
+        let (group, index) = ((number - 1) / per_group, (number - 1) % per_group);
+        let at = u64::from(index) * u64::from(self.superblock.inode_size);
+        let block = self.groups.get(group)?.inode_table + at / self.block_size();
+        Ok((block, (at % self.block_size()) as usize))
+    }
+
+    /// Reads an inode that is in use.
+    pub(crate) fn inode(&self, number: u32) -> Result<Inode> {
+        let (block, at) = self.inode_location(number)?;
+        let bytes = self.cache.read(block)?;
+        let record = &bytes[at..at + usize::from(self.superblock.inode_size)];
+        let inode = Inode::parse(&self.superblock, number, record)?;
+        if inode.links == 0 {
+            return Err(Error::corrupt(Place::Inode(number.into()), "it is in use but has been removed"));
+        }
+        Ok(inode)
+    }
+
+    /// Writes an inode's record.
+    pub(crate) fn put_inode(&mut self, inode: &Inode) -> Result<()> {
+        let (block, at) = self.inode_location(inode.number)?;
+        let record = inode.encode(&self.superblock);
+        self.cache.modify(block)?[at..at + record.len()].copy_from_slice(&record);
+        self.changed = true;
+        Ok(())
+    }
+
+    /// Finds the run of an inode's content that begins at a logical block.
+    pub(crate) fn run_at(&self, inode: &Inode, logical: u64) -> Result<Run> {
+        mapping::run_at(&self.cache, &self.superblock, inode, logical)
+    }
+}
+
+/// Refuses to write to a volume that would be left in a worse state, and says why.
+fn check_writable(superblock: &Superblock, disk: &dyn Disk) -> Result<()> {
+    superblock.features.check_writable()?;
+    if disk.is_read_only() {
+        return Err(Error::plain(ErrorKind::ReadOnly, "the disk beneath the filesystem is read-only"));
+    }
+    if !superblock.is_clean() {
+        let detail = "the filesystem was not unmounted cleanly or holds errors, and must be checked before it is changed";
+        return Err(Error::plain(ErrorKind::Unsupported, detail));
+    }
+    Ok(())
+}
