@@ -30,6 +30,22 @@ impl Admitted {
     pub fn engine(&self) -> Engine {
         self.engine
     }
+
+    /// Why it is that engine, in words for a person.
+    ///
+    /// Whoever falls back, because a guest never answered, sets the accelerator and chooses again.
+    pub fn why_engine(&self) -> String {
+        let missing = self.capabilities.engines_missing.get(&Engine::Kvm);
+        match (self.spec.machine.accelerator, self.engine) {
+            (Accelerator::Auto, Engine::Kvm) => "KVM was measured to work".to_owned(),
+            (Accelerator::Auto, Engine::Tcg) => match missing {
+                Some(reason) => format!("KVM cannot be used: {reason}"),
+                None => "this machine has no other engine".to_owned(),
+            },
+            (Accelerator::Auto, Engine::Host) => "this machine is a process on the host".to_owned(),
+            (accelerator, _) => format!("{accelerator} was asked for"),
+        }
+    }
 }
 
 /// One request that a backend cannot serve.

@@ -42,6 +42,8 @@ pub(crate) enum Reason {
     Host { action: &'static str, path: PathBuf, source: io::Error },
     #[error("{} is not installed: install the package {package}", program.display())]
     Missing { program: PathBuf, package: &'static str },
+    #[error("{} is version {found}, at least {oldest} is needed", program.display())]
+    TooOld { program: PathBuf, found: String, oldest: String },
     #[error("the socket path {} has {len} bytes, at most {max} fit", path.display())]
     SocketPath { path: PathBuf, len: usize, max: usize },
     #[error("{} {problem}", path.display())]
@@ -92,7 +94,9 @@ impl Error {
             Reason::Missing { .. } => ErrorKind::Missing,
             Reason::SocketPath { .. } | Reason::Directory { .. } | Reason::Spec(_) => ErrorKind::InvalidInput,
             Reason::InUse { .. } => ErrorKind::InUse,
-            Reason::Image { .. } | Reason::Absent { .. } | Reason::Refusals(_) => ErrorKind::Unsupported,
+            Reason::TooOld { .. } | Reason::Image { .. } | Reason::Absent { .. } | Reason::Refusals(_) => {
+                ErrorKind::Unsupported
+            }
             Reason::Protocol { .. } => ErrorKind::Protocol,
             Reason::Refused { .. } => ErrorKind::Refused,
             Reason::Timeout { .. } => ErrorKind::Timeout,

@@ -17,6 +17,7 @@
 
 mod admit;
 mod backend;
+mod cache;
 mod capabilities;
 mod console;
 mod dir;
@@ -24,8 +25,10 @@ mod error;
 pub mod fake;
 mod identity;
 mod process;
+pub mod qemu;
 mod spawner;
 mod spec;
+mod tsc;
 
 pub use admit::{Admitted, Refusal, Refusals, admit, choose};
 pub use backend::{AGENT_PORT, Backend, BoxFuture, Exit, ExitReason, Instance, Pause, Resources, Start};

@@ -94,11 +94,6 @@ impl Process {
         wait(&mut self.exit.clone()).await
     }
 
-    /// Whether it has ended.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.exit.borrow().is_some()
-    }
-
     /// Kills it and waits for its end.
     pub(crate) async fn kill(&self) -> Exit {
         self.kill.send_replace(true);
