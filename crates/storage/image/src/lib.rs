@@ -1,2 +1,45 @@
 //! Virtual-machine image formats, each a disk over a disk.
+//!
+//! An [`Image`] is the disk that a guest sees; the file that holds it is any other disk: a host file, or an
+//! overlay that collects the changes of a transaction.
+//!
+//! ```text
+//! host file ← [overlay] ← Image (raw, qcow2) ← partition ← filesystem
+//!                            │
+//!                            └ backing file ← Image …   opened only through a Gate (chain)
+//! ```
+//!
+//! ```
+//! use std::sync::Arc;
+//! use vmwright_disk::{Disk, MemDisk};
+//! use vmwright_image::{CreateOptions, Format, FormatChoice, Image, OpenOptions, create_on};
+//!
+//! let file: Arc<dyn Disk> = Arc::new(MemDisk::new(0));
+//! create_on(&file, &CreateOptions::new(Format::Qcow2, 1 << 30))?;
+//!
+//! let image = Image::open(file.clone(), FormatChoice::Exact(Format::Qcow2), OpenOptions::default())?;
+//! assert_eq!(image.len(), 1 << 30);
+//! assert!(file.len() < 1 << 20);
+//! assert_eq!(image.info()?.cluster_size, Some(65536));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![forbid(unsafe_code)]
+
+mod cache;
+pub mod chain;
+mod create;
+mod error;
+mod format;
+mod image;
+mod info;
+mod qcow2;
+mod raw;
+
+pub use create::{CreateOptions, create, create_on};
+pub use error::{Error, Result};
+pub use format::{Format, FormatChoice, probe};
+pub use image::{BackingFile, Image, OpenOptions, describe};
+pub use info::{BitmapInfo, FormatInfo, ImageInfo, Qcow2Info, SnapshotInfo};
+pub use qcow2::create::{Compat, Preallocation, Qcow2Options};
+
+pub(crate) use image::allocated;

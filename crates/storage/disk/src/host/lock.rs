@@ -73,7 +73,8 @@ pub(super) fn take(file: &File, mode: LockMode) -> io::Result<bool> {
     Ok(true)
 }
 
-fn release(file: &File) -> io::Result<()> {
+/// Gives all locks back.
+pub(super) fn release(file: &File) -> io::Result<()> {
     let mut all = range(USED, libc::F_UNLCK);
     all.l_len = UNSHARED + 100 - USED;
     fcntl(file, FcntlArg::F_OFD_SETLK(&all))?;

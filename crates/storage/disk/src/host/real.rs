@@ -74,6 +74,14 @@ struct RealHandle {
     file: File,
 }
 
+impl Drop for RealHandle {
+    /// Gives the locks back at once: a child between fork and exec still has the file open, and would keep
+    /// them.
+    fn drop(&mut self) {
+        let _ = lock::release(&self.file);
+    }
+}
+
 impl RealHandle {
     fn fallocate(&self, mode: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
         loop {

@@ -1,0 +1,349 @@
+//! Chains of backing files: which files an image may open, and opening them.
+//!
+//! Whoever made an image chose the names in it. So a name in an image is only a wish, and the [`Gate`] that
+//! the caller passes decides what comes of it.
+//!
+//! ```text
+//! overlay.qcow2 ─ names "base.qcow2" ─ Gate ─ /images/base.qcow2 ─ names "../../etc/shadow" ─ Gate ─ refused
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vmwright_disk::{Disk, FileId, HostFile};
+
+use crate::error::Reason;
+use crate::{BackingFile, CreateOptions, Error, Format, FormatChoice, Image, OpenOptions, Result, create};
+
+/// The most backing files beneath an image.
+pub const MAX_DEPTH: usize = 64;
+
+/// Decides which host files may be opened because an image names them.
+pub trait Gate {
+    /// Answers the file that `name`, found inside the image at `image`, stands for, or refuses it.
+    ///
+    /// [`resolve`] does the usual part: a relative name is relative to the folder of the image.
+    fn admit(&self, image: &Path, name: &str) -> Result<PathBuf>;
+
+    /// Whether the first bytes of a backing file may decide its format where the image does not name it.
+    ///
+    /// Saying yes lets a guest that wrote a raw backing file choose what is opened next.
+    fn may_probe(&self) -> bool {
+        false
+    }
+}
+
+/// Allows nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DenyAll;
+
+impl Gate for DenyAll {
+    fn admit(&self, _image: &Path, name: &str) -> Result<PathBuf> {
+        Err(Reason::Denied { name: name.to_owned() }.into())
+    }
+}
+
+/// Allows every file of the host, for chains that the caller made.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AllowAll {
+    /// Whether unnamed formats are probed.
+    pub probe: bool,
+}
+
+impl Gate for AllowAll {
+    fn admit(&self, image: &Path, name: &str) -> Result<PathBuf> {
+        resolve(image, name)
+    }
+
+    fn may_probe(&self) -> bool {
+        self.probe
+    }
+}
+
+/// Allows the files beneath some folders, symbolic links resolved.
+#[derive(Debug, Clone, Default)]
+pub struct Beneath {
+    folders: Vec<PathBuf>,
+    beside_image: bool,
+    probe: bool,
+}
+
+impl Beneath {
+    /// Allows what lies beneath these folders, which must exist.
+    pub fn folders<P: AsRef<Path>>(folders: impl IntoIterator<Item = P>) -> Result<Self> {
+        let folders = folders.into_iter().map(|folder| canonical(folder.as_ref()));
+        Ok(Self { folders: folders.collect::<Result<_>>()?, ..Self::default() })
+    }
+
+    /// Allows what lies beneath the folder of the image that names it.
+    pub fn image_folder() -> Self {
+        Self { beside_image: true, ..Self::default() }
+    }
+
+    /// Lets formats be probed where an image does not name them.
+    pub fn probing(self) -> Self {
+        Self { probe: true, ..self }
+    }
+}
+
+impl Gate for Beneath {
+    fn admit(&self, image: &Path, name: &str) -> Result<PathBuf> {
+        let path = canonical(&resolve(image, name)?)?;
+        let beside = match self.beside_image {
+            true => canonical(image)?.parent().map(Path::to_owned),
+            false => None,
+        };
+        let mut folders = self.folders.iter().chain(&beside);
+        match folders.any(|folder| path.starts_with(folder)) {
+            true => Ok(path),
+            false => Err(Reason::Denied { name: name.to_owned() }.into()),
+        }
+    }
+
+    fn may_probe(&self) -> bool {
+        self.probe
+    }
+}
+
+fn canonical(path: &Path) -> Result<PathBuf> {
+    path.canonicalize().map_err(|source| vmwright_disk::Error::host("resolve", path, source).into())
+}
+
+/// The host file that `name`, found inside the image at `image`, stands for as QEMU understands it.
+///
+/// Relative names are relative to the folder of the image. Names with a protocol other than `file:` are
+/// refused as unsupported.
+pub fn resolve(image: &Path, name: &str) -> Result<PathBuf> {
+    let plain = name.strip_prefix("file:").unwrap_or(name);
+    let before_slash = plain.split('/').next().unwrap_or_default();
+    if before_slash.contains(':') {
+        return Err(Error::unsupported("a backing file that is not a plain file name"));
+    }
+    Ok(image.parent().unwrap_or(Path::new("")).join(plain))
+}
+
+/// How a chain is opened.
+#[derive(Debug, Clone, Copy)]
+pub struct ChainOptions {
+    /// Whether the image itself is opened for reading only; its backing files always are.
+    pub read_only: bool,
+    /// Whether files are read without locks although another program may be writing them; implies reading
+    /// only.
+    pub force_share: bool,
+    /// How many bytes of metadata are kept in memory for each image; 8 MiB by default.
+    pub cache_bytes: usize,
+}
+
+impl Default for ChainOptions {
+    fn default() -> Self {
+        Self { read_only: false, force_share: false, cache_bytes: OpenOptions::default().cache_bytes }
+    }
+}
+
+impl ChainOptions {
+    /// The default, but for reading only.
+    pub fn read_only() -> Self {
+        Self { read_only: true, ..Self::default() }
+    }
+
+    fn open_file(&self, path: &Path, read_only: bool) -> Result<HostFile> {
+        Ok(match self.force_share {
+            true => HostFile::open_forced(path)?,
+            false => HostFile::open(path, read_only)?,
+        })
+    }
+
+    fn image_options(&self, read_only: bool) -> OpenOptions {
+        OpenOptions { read_only, cache_bytes: self.cache_bytes, backing: None }
+    }
+}
+
+/// Opens a host file as an image together with the backing files that `gate` allows.
+pub fn open(path: &Path, choice: FormatChoice, gate: &dyn Gate, options: ChainOptions) -> Result<Image> {
+    let read_only = options.read_only || options.force_share;
+    let file = options.open_file(path, read_only)?;
+    let id = file.id();
+    let options = ChainOptions { read_only, ..options };
+    open_over(Arc::new(file), path, Some(id), choice, gate, options)
+}
+
+/// Opens an image whose file the caller has opened, perhaps beneath a transaction, with its backing files.
+///
+/// `path` says where the file is, for names relative to it; `id` which host file it is, so that a chain that
+/// leads back to it is recognised.
+pub fn open_over(
+    file: Arc<dyn Disk>,
+    path: &Path,
+    id: Option<FileId>,
+    choice: FormatChoice,
+    gate: &dyn Gate,
+    options: ChainOptions,
+) -> Result<Image> {
+    let mut links = vec![Link { file, format: choice, read_only: options.read_only }];
+    let mut seen: Vec<FileId> = id.into_iter().collect();
+    let mut path = path.to_owned();
+    loop {
+        let top = &links[links.len() - 1];
+        let Some(backing) = backing_of(top)? else { break };
+        if links.len() > MAX_DEPTH {
+            return Err(Reason::ChainTooDeep { limit: MAX_DEPTH }.into());
+        }
+        path = gate.admit(&path, &backing.name)?;
+        let file = options.open_file(&path, true)?;
+        if seen.contains(&file.id()) {
+            return Err(Reason::ChainLoop { name: backing.name }.into());
+        }
+        seen.push(file.id());
+        let format = backing_choice(&backing, gate)?;
+        links.push(Link { file: Arc::new(file), format, read_only: true });
+    }
+    stack(links, options)
+}
+
+/// One file of a chain.
+struct Link {
+    file: Arc<dyn Disk>,
+    format: FormatChoice,
+    read_only: bool,
+}
+
+fn backing_of(link: &Link) -> Result<Option<BackingFile>> {
+    match link.format.resolve(&*link.file)? {
+        Format::Raw => Ok(None),
+        Format::Qcow2 => {
+            let header = crate::qcow2::open::read_header(&*link.file)?;
+            Ok(header.backing.map(BackingFile::from))
+        }
+    }
+}
+
+fn backing_choice(backing: &BackingFile, gate: &dyn Gate) -> Result<FormatChoice> {
+    match &backing.format {
+        Some(name) => Ok(FormatChoice::Exact(name.parse()?)),
+        None if gate.may_probe() => Ok(FormatChoice::Probe),
+        None => Err(Reason::BackingFormatUnknown { name: backing.name.clone() }.into()),
+    }
+}
+
+/// Opens the images of a chain from the lowest up.
+fn stack(links: Vec<Link>, options: ChainOptions) -> Result<Image> {
+    let mut lower: Option<Image> = None;
+    for link in links.into_iter().rev() {
+        let backing = lower.take().map(|image| Arc::new(image) as Arc<dyn Disk>);
+        let options = OpenOptions { backing, ..options.image_options(link.read_only) };
+        lower = Some(Image::open(link.file, link.format, options)?);
+    }
+    lower.ok_or_else(|| Error::invalid("a chain of images", "it must have at least one"))
+}
+
+/// Makes a qcow2 image at `path` that shows `base`, whose format is `base_format`, until it is written.
+///
+/// `base` is written into the image as given; where it is relative, it is relative to the folder of `path`.
+/// The size is that of the base unless another is given. An existing file is replaced only with `force`.
+pub fn create_overlay(
+    path: &Path,
+    base: &Path,
+    base_format: Format,
+    size: Option<u64>,
+    force: bool,
+) -> Result<()> {
+    let name = base.to_str().ok_or_else(|| {
+        Error::invalid("the name of the backing file", "it must be UTF-8 to stand in an image")
+    })?;
+    let name = match name.split('/').next().unwrap_or_default().contains(':') {
+        // Otherwise the part before the colon would be taken for a protocol.
+        true => format!("./{name}"),
+        false => name.to_owned(),
+    };
+    let file = Arc::new(HostFile::open(&resolve(path, &name)?, true)?);
+    let base = Image::open(file, FormatChoice::Exact(base_format), OpenOptions::read_only())?;
+    let mut options = CreateOptions::new(Format::Qcow2, size.unwrap_or(base.len()));
+    options.backing = Some(BackingFile { name, format: Some(base_format.name().to_owned()) });
+    create(path, &options, force)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmwright_disk::ErrorKind;
+
+    fn folder() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap();
+        (dir, path)
+    }
+
+    fn base(dir: &Path) -> PathBuf {
+        let base = dir.join("base.raw");
+        create(&base, &CreateOptions::new(Format::Raw, 1 << 20), false).unwrap();
+        HostFile::open(&base, false).unwrap().write_at(&[7; 4096], 65536).unwrap();
+        base
+    }
+
+    const QCOW2: FormatChoice = FormatChoice::Exact(Format::Qcow2);
+
+    #[test]
+    fn an_overlay_shows_its_base_through_the_gate_only() {
+        let (_dir, dir) = folder();
+        base(&dir);
+        let top = dir.join("top.qcow2");
+        create_overlay(&top, Path::new("base.raw"), Format::Raw, None, false).unwrap();
+
+        let error = open(&top, QCOW2, &DenyAll, ChainOptions::read_only()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        let elsewhere = Beneath::folders(["/proc"]).unwrap();
+        assert!(open(&top, QCOW2, &elsewhere, ChainOptions::read_only()).is_err());
+
+        let image = open(&top, QCOW2, &Beneath::image_folder(), ChainOptions::read_only()).unwrap();
+        let mut bytes = [0; 4096];
+        image.read_at(&mut bytes, 65536).unwrap();
+        assert_eq!(bytes, [7; 4096]);
+        assert_eq!(image.extent_at(65536).unwrap().depth, 1);
+    }
+
+    #[test]
+    fn a_link_out_of_the_folder_is_not_beneath_it() {
+        let (_dir, dir) = folder();
+        let (_other, other) = folder();
+        base(&other);
+        std::os::unix::fs::symlink(other.join("base.raw"), dir.join("inside.raw")).unwrap();
+        let top = dir.join("top.qcow2");
+        create_overlay(&top, Path::new("inside.raw"), Format::Raw, None, false).unwrap();
+        let error = open(&top, QCOW2, &Beneath::image_folder(), ChainOptions::read_only()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        open(&top, QCOW2, &AllowAll::default(), ChainOptions::read_only()).unwrap();
+    }
+
+    #[test]
+    fn a_chain_that_bites_its_tail_is_corrupt() {
+        let (_dir, dir) = folder();
+        let (a, b) = (dir.join("a"), dir.join("b"));
+        create(&a, &CreateOptions::new(Format::Qcow2, 1 << 20), false).unwrap();
+        create_overlay(&b, &a, Format::Qcow2, None, false).unwrap();
+        create_overlay(&a, &b, Format::Qcow2, None, true).unwrap();
+        let error = open(&a, QCOW2, &AllowAll::default(), ChainOptions::read_only()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn a_base_without_a_named_format_is_probed_only_where_allowed() {
+        let (_dir, dir) = folder();
+        let name = base(&dir).to_str().unwrap().to_owned();
+        let top = dir.join("top");
+        let mut options = CreateOptions::new(Format::Qcow2, 1 << 20);
+        options.backing = Some(BackingFile { name, format: None });
+        create(&top, &options, false).unwrap();
+        let error = open(&top, QCOW2, &AllowAll::default(), ChainOptions::read_only()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        open(&top, QCOW2, &AllowAll { probe: true }, ChainOptions::read_only()).unwrap();
+    }
+
+    #[test]
+    fn names_with_a_protocol_are_not_files() {
+        let image = Path::new("/images/top");
+        assert_eq!(resolve(image, "nbd://host/x").unwrap_err().kind(), ErrorKind::Unsupported);
+        assert_eq!(resolve(image, "json:{}").unwrap_err().kind(), ErrorKind::Unsupported);
+        assert_eq!(resolve(image, "file:base").unwrap(), Path::new("/images/base"));
+        assert_eq!(resolve(image, "./a:b").unwrap(), Path::new("/images/./a:b"));
+    }
+}

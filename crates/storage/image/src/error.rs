@@ -1,0 +1,118 @@
+use vmwright_disk::ErrorKind;
+
+/// The result of an operation on an image.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error from an image format, a chain of images or a copy between images.
+#[derive(Debug)]
+pub struct Error(Box<Reason>);
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Reason {
+    #[error("{0}")]
+    Disk(vmwright_disk::Error),
+    #[error("{what} at offset {at:#x} is damaged: expected {expected}, found {actual:#x}")]
+    Corrupt { what: &'static str, at: u64, expected: &'static str, actual: u64 },
+    #[error("{what} at offset {at:#x} cannot be decompressed")]
+    Compressed { what: &'static str, at: u64, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("{feature} is not supported")]
+    Unsupported { feature: &'static str },
+    #[error("the image uses features that are not supported: {}", names.join(", "))]
+    UnknownFeatures { names: Vec<String> },
+    #[error("{what}: version {version} is not supported")]
+    Version { what: &'static str, version: u64 },
+    #[error("the image needs its backing file {name:?}, which was not opened")]
+    BackingNotOpened { name: String },
+    #[error("the image names the file {name:?}, which the caller does not allow to be opened")]
+    Denied { name: String },
+    #[error("the image names the backing file {name:?} without its format; guessing it is not allowed")]
+    BackingFormatUnknown { name: String },
+    #[error("backing file {name:?} leads back to an image that is already part of the chain")]
+    ChainLoop { name: String },
+    #[error("the chain of backing files is deeper than {limit}")]
+    ChainTooDeep { limit: usize },
+    #[error("{name:?} is not the name of an image format")]
+    UnknownFormat { name: String },
+    #[error("{what} was opened for reading only")]
+    ReadOnly { what: &'static str },
+    #[error("the image is marked as corrupt and can only be read until it is repaired")]
+    MarkedCorrupt,
+    #[error("an earlier failure to make the image durable leaves unknown what the host has kept; reopen it")]
+    FlushFailed,
+    #[error("{what}: {why}")]
+    Invalid { what: &'static str, why: &'static str },
+}
+
+impl Error {
+    pub(crate) fn corrupt(what: &'static str, at: u64, expected: &'static str, actual: u64) -> Self {
+        Reason::Corrupt { what, at, expected, actual }.into()
+    }
+
+    pub(crate) fn unsupported(feature: &'static str) -> Self {
+        Reason::Unsupported { feature }.into()
+    }
+
+    pub(crate) fn invalid(what: &'static str, why: &'static str) -> Self {
+        Reason::Invalid { what, why }.into()
+    }
+
+    /// What sort of failure this is.
+    pub fn kind(&self) -> ErrorKind {
+        match &*self.0 {
+            Reason::Disk(error) => error.kind(),
+            Reason::Corrupt { .. } | Reason::Compressed { .. } | Reason::ChainLoop { .. } => {
+                ErrorKind::Corrupt
+            }
+            Reason::Unsupported { .. }
+            | Reason::UnknownFeatures { .. }
+            | Reason::Version { .. }
+            | Reason::Denied { .. }
+            | Reason::BackingFormatUnknown { .. }
+            | Reason::ChainTooDeep { .. } => ErrorKind::Unsupported,
+            Reason::BackingNotOpened { .. } => ErrorKind::NotFound,
+            Reason::ReadOnly { .. } | Reason::MarkedCorrupt => ErrorKind::ReadOnly,
+            Reason::FlushFailed => ErrorKind::Io,
+            Reason::UnknownFormat { .. } | Reason::Invalid { .. } => ErrorKind::InvalidInput,
+        }
+    }
+}
+
+impl From<Reason> for Error {
+    fn from(reason: Reason) -> Self {
+        Self(Box::new(reason))
+    }
+}
+
+impl From<vmwright_disk::Error> for Error {
+    fn from(error: vmwright_disk::Error) -> Self {
+        Reason::Disk(error).into()
+    }
+}
+
+impl From<Error> for vmwright_disk::Error {
+    fn from(error: Error) -> Self {
+        match *error.0 {
+            Reason::Disk(inner) => inner,
+            reason => {
+                let error = Error::from(reason);
+                Self::layer(error.kind(), error)
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &*self.0 {
+            // The wrapped error speaks for this one, so what is beneath it comes next.
+            Reason::Disk(inner) => inner.source(),
+            reason => reason.source(),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+use serde::Serialize;
+
+use crate::Format;
+
+/// What is known about one image without its backing files; serialises with the names of
+/// `qemu-img info --output=json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct ImageInfo {
+    /// The format.
+    pub format: Format,
+    /// The size of the disk that a guest sees, in bytes.
+    pub virtual_size: u64,
+    /// The bytes that the image occupies on the host, holes left out.
+    pub actual_size: u64,
+    /// The unit of allocation in bytes, where the format has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_size: Option<u64>,
+    /// Whether the image was not closed properly and needs repair before it is written.
+    pub dirty_flag: bool,
+    /// Whether the content is encrypted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub encrypted: bool,
+    /// The backing file as the image names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_filename: Option<String>,
+    /// The format of the backing file as the image names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_filename_format: Option<String>,
+    /// The internal snapshots.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<SnapshotInfo>,
+    /// What only one format has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format_specific: Option<FormatInfo>,
+}
+
+impl ImageInfo {
+    pub(crate) fn new(format: Format, virtual_size: u64, actual_size: u64) -> Self {
+        Self {
+            format,
+            virtual_size,
+            actual_size,
+            cluster_size: None,
+            dirty_flag: false,
+            encrypted: false,
+            backing_filename: None,
+            backing_filename_format: None,
+            snapshots: Vec::new(),
+            format_specific: None,
+        }
+    }
+}
+
+/// What only one format has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "type", content = "data", rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum FormatInfo {
+    /// Of qcow2.
+    Qcow2(Qcow2Info),
+}
+
+/// What only qcow2 has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct Qcow2Info {
+    /// The version as QEMU names it: `0.10` for version 2, `1.1` for version 3.
+    pub compat: &'static str,
+    /// `zlib` or `zstd`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compression_type: Option<&'static str>,
+    /// Whether reference counts may be written late, under the dirty flag; `None` in version 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lazy_refcounts: Option<bool>,
+    /// The width of a reference count.
+    pub refcount_bits: u32,
+    /// Whether the image is marked as damaged; `None` in version 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub corrupt: Option<bool>,
+    /// Whether clusters are allocated in 32 parts; `None` in version 2.
+    #[serde(rename = "extended-l2", skip_serializing_if = "Option::is_none")]
+    pub extended_l2: Option<bool>,
+    /// The external data file as the image names it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_file: Option<String>,
+    /// Whether the external data file is a raw image of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_file_raw: Option<bool>,
+    /// The persistent dirty bitmaps.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bitmaps: Vec<BitmapInfo>,
+}
+
+/// One internal snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct SnapshotInfo {
+    /// The unique id.
+    pub id: String,
+    /// The name that a person gave.
+    pub name: String,
+    /// The size of the saved machine state in bytes, zero for none.
+    pub vm_state_size: u64,
+    /// When it was taken: seconds since 1970.
+    pub date_sec: u32,
+    /// When it was taken: nanoseconds within the second.
+    pub date_nsec: u32,
+    /// How long the guest had run: seconds.
+    pub vm_clock_sec: u64,
+    /// How long the guest had run: nanoseconds within the second.
+    pub vm_clock_nsec: u32,
+    /// How many instructions the guest had executed, where recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub icount: Option<u64>,
+}
+
+/// One persistent dirty bitmap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct BitmapInfo {
+    /// The name.
+    pub name: String,
+    /// How many bytes of the disk one bit stands for.
+    pub granularity: u64,
+    /// The flags `in-use` and `auto`, as far as set.
+    pub flags: Vec<&'static str>,
+}

@@ -1,0 +1,118 @@
+//! QEMU's copy-on-write format.
+//!
+//! ```text
+//! offset in the disk ─ L1 table (in memory) ─ L2 table (cached in slices) ─ cluster in the file
+//!                                                                         └ or zeros, or compressed, or
+//!                                                                           in the backing file
+//! ```
+
+pub(crate) mod compress;
+pub(crate) mod create;
+pub(crate) mod info;
+pub(crate) mod layout;
+mod map;
+pub(crate) mod open;
+mod read;
+mod refcount;
+mod state;
+mod tables;
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use vmwright_disk::{Disk, Extent, check_range};
+
+use crate::cache::Cache;
+use crate::error::Reason;
+use crate::{Error, Result};
+use compress::Unpacked;
+use layout::Header;
+use state::State;
+
+/// Whether these first bytes of a file are those of a qcow2 image.
+pub(crate) fn is_qcow2(first: &[u8; 8]) -> bool {
+    first[..4] == layout::MAGIC.to_be_bytes() && matches!(first[4..], [0, 0, 0, 2 | 3])
+}
+
+/// An open image.
+pub(crate) struct Qcow2 {
+    file: Arc<dyn Disk>,
+    pub(crate) header: Header,
+    backing: Backing,
+    read_only: Option<ReadOnly>,
+    cache: Cache,
+    unpacked: Unpacked,
+    /// Read-locked while bytes are read or written where they are, write-locked while the mapping changes.
+    state: RwLock<State>,
+}
+
+/// What shows where the image holds nothing.
+enum Backing {
+    None,
+    Open(Arc<dyn Disk>),
+    NotOpened { name: String },
+}
+
+/// Why an image cannot be written.
+#[derive(Clone, Copy)]
+enum ReadOnly {
+    Opened,
+    Corrupt,
+    ExtendedL2,
+}
+
+impl Qcow2 {
+    fn read_state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_writable(&self) -> Result<()> {
+        match self.read_only {
+            None => Ok(()),
+            Some(ReadOnly::Opened) => Err(Reason::ReadOnly { what: "the image" }.into()),
+            Some(ReadOnly::Corrupt) => Err(Reason::MarkedCorrupt.into()),
+            Some(ReadOnly::ExtendedL2) => {
+                Err(Error::unsupported("writing a qcow2 image with extended L2 entries"))
+            }
+        }
+    }
+}
+
+impl Disk for Qcow2 {
+    fn len(&self) -> u64 {
+        self.header.size
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.read_only.is_some()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> vmwright_disk::Result<()> {
+        check_range(offset, buf.len() as u64, self.len())?;
+        Ok(self.read(&self.read_state(), buf, offset)?)
+    }
+
+    fn extent_at(&self, offset: u64) -> vmwright_disk::Result<Extent> {
+        check_range(offset, 1, self.len())?;
+        Ok(self.extent(&self.read_state(), offset)?)
+    }
+
+    fn write_at(&self, _data: &[u8], _offset: u64) -> vmwright_disk::Result<()> {
+        Ok(self.check_writable()?)
+    }
+
+    fn zero_at(&self, _offset: u64, _len: u64) -> vmwright_disk::Result<()> {
+        Ok(self.check_writable()?)
+    }
+
+    fn discard(&self, _offset: u64, _len: u64) -> vmwright_disk::Result<()> {
+        Ok(self.check_writable()?)
+    }
+
+    fn set_len(&self, _len: u64) -> vmwright_disk::Result<()> {
+        Err(vmwright_disk::Error::fixed_size("a qcow2 image"))
+    }
+
+    fn flush(&self) -> vmwright_disk::Result<()> {
+        Ok(self.file.flush()?)
+    }
+}

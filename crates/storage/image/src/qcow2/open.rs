@@ -1,0 +1,61 @@
+//! Opening an image.
+
+use std::sync::{Arc, RwLock};
+
+use vmwright_disk::Disk;
+
+use super::compress::Unpacked;
+use super::layout::{Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_EXTENDED_L2};
+use super::state::State;
+use super::{Backing, Qcow2, ReadOnly};
+use crate::cache::Cache;
+use crate::{Error, OpenOptions, Result};
+
+/// The length of the slices in which L2 tables and refcount blocks are read and cached.
+const SLICE: u64 = 4096;
+
+/// Reads the header with its extensions.
+pub(crate) fn read_header(file: &dyn Disk) -> Result<Header> {
+    let mut first = vec![0; file.len().min(512) as usize];
+    file.read_at(&mut first, 0)?;
+    let cluster_size = Header::peek_cluster_size(&first)?;
+    first.resize(file.len().min(cluster_size) as usize, 0);
+    file.read_at(&mut first, 0)?;
+    Header::parse(&first)
+}
+
+impl Qcow2 {
+    /// Opens an image over its file.
+    pub(crate) fn open(file: Arc<dyn Disk>, options: OpenOptions) -> Result<Self> {
+        let header = read_header(&*file)?;
+        header.check_readable()?;
+        if header.size > i64::MAX as u64 {
+            return Err(Error::corrupt("the size of the disk", 24, "at most 2^63 - 1", header.size));
+        }
+        let state = State::read(&*file, &header)?;
+        let backing = match (&header.backing, options.backing) {
+            (None, _) => Backing::None,
+            (Some(_), Some(disk)) => Backing::Open(disk),
+            (Some(backing), None) => Backing::NotOpened { name: backing.name.clone() },
+        };
+        let read_only = if options.read_only || file.is_read_only() {
+            Some(ReadOnly::Opened)
+        } else if header.has(INCOMPATIBLE_CORRUPT) {
+            Some(ReadOnly::Corrupt)
+        } else if header.has(INCOMPATIBLE_EXTENDED_L2) {
+            Some(ReadOnly::ExtendedL2)
+        } else {
+            None
+        };
+        let slice_len = header.cluster_size().min(SLICE) as usize;
+        Ok(Self {
+            cache: Cache::new(slice_len, options.cache_bytes),
+            unpacked: Unpacked::new(header.cluster_size()),
+            state: RwLock::new(state),
+            file,
+            header,
+            backing,
+            read_only,
+        })
+    }
+}

@@ -1,0 +1,76 @@
+//! Raw images: the bytes of the disk and nothing else, so the host's holes are its only metadata.
+
+use std::sync::Arc;
+
+use vmwright_disk::{Disk, Extent, ExtentKind, Result};
+
+use crate::error::Reason;
+use crate::{Error, OpenOptions};
+
+/// An open image.
+pub(crate) struct Raw {
+    file: Arc<dyn Disk>,
+    read_only: bool,
+}
+
+impl Raw {
+    pub(crate) fn open(file: Arc<dyn Disk>, options: &OpenOptions) -> Self {
+        Self { read_only: options.read_only || file.is_read_only(), file }
+    }
+
+    fn writable(&self) -> Result<&dyn Disk> {
+        match self.read_only {
+            true => Err(Error::from(Reason::ReadOnly { what: "the image" }).into()),
+            false => Ok(&*self.file),
+        }
+    }
+}
+
+/// Makes an empty image of `size` bytes on `file`, whose former content is lost.
+pub(crate) fn create(file: &dyn Disk, size: u64) -> crate::Result<()> {
+    file.set_len(0)?;
+    Ok(file.set_len(size)?)
+}
+
+impl Disk for Raw {
+    fn len(&self) -> u64 {
+        self.file.len()
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.file.read_at(buf, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.writable()?.write_at(data, offset)
+    }
+
+    fn zero_at(&self, offset: u64, len: u64) -> Result<()> {
+        self.writable()?.zero_at(offset, len)
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        self.writable()?.discard(offset, len)
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.writable()?.set_len(len)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.file.flush()
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        let mut extent = self.file.extent_at(offset)?;
+        if extent.kind == ExtentKind::Unallocated {
+            // A hole of a raw image holds zeros; nothing lies beneath that could show through.
+            extent.kind = ExtentKind::Zero;
+        }
+        Ok(extent)
+    }
+}
