@@ -1,4 +1,53 @@
 //! Opens any virtual-machine disk, rewrites what is inside it, and runs it.
-
+//!
+//! One file per verb. Verbs turn arguments into calls of the libraries beneath and their answers into text or
+//! JSON; they hold no logic of their own. This is the only crate that prints.
 #![forbid(unsafe_code)]
-fn main() {}
+// Notes and errors go to standard error from here and nowhere else.
+#![allow(clippy::print_stderr)]
+
+mod completion;
+mod disk;
+mod failure;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Opens any virtual-machine disk, rewrites what is inside it, and runs it.
+#[derive(Parser)]
+#[command(
+    name = "vmwright",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(subcommand)]
+    noun: Noun,
+}
+
+#[derive(Subcommand)]
+enum Noun {
+    /// Look at, create and convert disk images
+    #[command(subcommand)]
+    Disk(disk::Verb),
+    /// Print a completion script for a shell
+    Completion(completion::Args),
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().noun) {
+        Ok(code) => code,
+        Err(error) => failure::report(&error),
+    }
+}
+
+fn dispatch(noun: Noun) -> anyhow::Result<ExitCode> {
+    match noun {
+        Noun::Disk(verb) => disk::run(verb),
+        Noun::Completion(args) => completion::run(&args),
+    }
+}

@@ -1,0 +1,48 @@
+//! `vmwright disk …`: images as wholes.
+
+mod create;
+mod info;
+
+use std::process::ExitCode;
+
+use clap::{Subcommand, ValueEnum};
+use vmwright_image::{Format, FormatChoice};
+
+/// The verbs of `disk`.
+#[derive(Subcommand)]
+pub(crate) enum Verb {
+    /// Say what an image is: format, sizes, backing files, features
+    Info(info::Args),
+    /// Make a new, empty image, or an overlay over another
+    Create(create::Args),
+}
+
+/// Runs a verb.
+pub(crate) fn run(verb: Verb) -> anyhow::Result<ExitCode> {
+    match verb {
+        Verb::Info(args) => info::run(&args),
+        Verb::Create(args) => create::run(&args),
+    }
+}
+
+/// The formats by the names the field uses.
+#[derive(Clone, Copy, ValueEnum)]
+#[allow(missing_docs)]
+pub(crate) enum FormatName {
+    Raw,
+    Qcow2,
+}
+
+impl From<FormatName> for Format {
+    fn from(name: FormatName) -> Self {
+        match name {
+            FormatName::Raw => Self::Raw,
+            FormatName::Qcow2 => Self::Qcow2,
+        }
+    }
+}
+
+/// The format the user named, or permission to look at the image's first bytes.
+pub(crate) fn choice(format: Option<FormatName>) -> FormatChoice {
+    format.map_or(FormatChoice::Probe, |name| FormatChoice::Exact(name.into()))
+}

@@ -1,0 +1,162 @@
+//! How answers look: JSON where asked, tables otherwise.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::failure::escape;
+
+/// Writes a value as indented JSON and a newline.
+pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    out.write_all(b"\n")?;
+    Ok(())
+}
+
+/// Writes a line to standard output.
+pub(crate) fn line(text: impl AsRef<str>) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(escape(text.as_ref()).as_bytes())?;
+    out.write_all(b"\n")?;
+    Ok(())
+}
+
+/// Writes a note to standard error, where it never mixes with an answer.
+pub(crate) fn note(text: impl AsRef<str>) {
+    eprintln!("{}", escape(text.as_ref()));
+}
+
+/// A table with a heading; columns are as wide as their widest cell.
+pub(crate) struct Table {
+    rows: Vec<Vec<String>>,
+    /// The columns that hold numbers, which line up at their right.
+    right: Vec<usize>,
+}
+
+impl Table {
+    /// Makes a table with the given headings.
+    pub(crate) fn new<const N: usize>(headings: [&str; N]) -> Self {
+        Self { rows: vec![headings.map(str::to_owned).to_vec()], right: Vec::new() }
+    }
+
+    /// Lines a column up at its right.
+    pub(crate) fn right(mut self, column: usize) -> Self {
+        self.right.push(column);
+        self
+    }
+
+    /// Appends a row.
+    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.rows.push(cells.map(|cell| escape(&cell)).to_vec());
+    }
+
+    /// Writes the table to standard output.
+    pub(crate) fn print(&self) -> anyhow::Result<()> {
+        let mut out = io::stdout().lock();
+        out.write_all(self.render().as_bytes())?;
+        Ok(())
+    }
+
+    fn render(&self) -> String {
+        let columns = self.rows.first().map_or(0, Vec::len);
+        let widths: Vec<_> = (0..columns)
+            .map(|column| self.rows.iter().map(|row| width(&row[column])).max().unwrap_or(0))
+            .collect();
+        let mut text = String::new();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (column, cell) in row.iter().enumerate() {
+                let padding = " ".repeat(widths[column] - width(cell));
+                let (before, after) = if self.right.contains(&column) {
+                    (padding, String::new())
+                } else {
+                    (String::new(), padding)
+                };
+                line += &format!("{before}{cell}{after}  ");
+            }
+            text += line.trim_end();
+            text.push('\n');
+        }
+        text
+    }
+}
+
+fn width(cell: &str) -> usize {
+    cell.chars().count()
+}
+
+/// Writes aligned `name  value` lines, leaving out those without a value.
+pub(crate) fn properties(rows: &[(&str, Option<String>)]) -> anyhow::Result<()> {
+    let shown: Vec<_> =
+        rows.iter().filter_map(|(name, value)| value.as_ref().map(|value| (*name, value))).collect();
+    let widest = shown.iter().map(|(name, _)| width(name)).max().unwrap_or(0);
+    for (name, value) in shown {
+        let indented = value.replace('\n', &format!("\n{}", " ".repeat(widest + 2)));
+        line(format!("{name:widest$}  {indented}"))?;
+    }
+    Ok(())
+}
+
+/// A size as people read it: `4 GiB`, `1.5 MiB`, `512 B`.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut unit = 0;
+    let mut value = bytes as f64;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let text = format!("{value:.1}");
+    format!("{} {}", text.strip_suffix(".0").unwrap_or(&text), UNITS[unit])
+}
+
+/// Reads a size as people write it: `20G`, `512M`, `1.5T`, `4096`; powers of 1024.
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
+    let digits_end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits_end);
+    let shift = match unit.to_ascii_uppercase().as_str() {
+        "" | "B" => 0,
+        "K" | "KB" | "KIB" => 10,
+        "M" | "MB" | "MIB" => 20,
+        "G" | "GB" | "GIB" => 30,
+        "T" | "TB" | "TIB" => 40,
+        "P" | "PB" | "PIB" => 50,
+        _ => return Err(format!("unknown unit {unit:?}; there are K, M, G, T and P")),
+    };
+    let whole = number.parse::<u64>().ok().and_then(|value| value.checked_mul(1 << shift));
+    if let Some(bytes) = whole {
+        return Ok(bytes);
+    }
+    let fraction = number.parse::<f64>().map_err(|_| format!("{text:?} is not a size such as 20G"))?;
+    let bytes = fraction * (1u64 << shift) as f64;
+    if bytes.is_finite() && bytes < u64::MAX as f64 {
+        Ok(bytes as u64)
+    } else {
+        Err(format!("{text} is too large"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_as_they_are_written() {
+        assert_eq!(parse_size("20G"), Ok(20 << 30));
+        assert_eq!(parse_size("1.5M"), Ok(3 << 19));
+        assert_eq!(parse_size("4096"), Ok(4096));
+        assert!(parse_size("12Q").is_err());
+        assert!(parse_size("99999999P").is_err());
+        assert_eq!(size(4 << 30), "4 GiB");
+        assert_eq!(size(3 << 19), "1.5 MiB");
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let mut table = Table::new(["NAME", "SIZE"]).right(1);
+        table.row(["a".into(), "10 B".into()]);
+        table.row(["long name".into(), "1 B".into()]);
+        assert_eq!(table.render(), "NAME       SIZE\na          10 B\nlong name   1 B\n");
+    }
+}
