@@ -74,7 +74,9 @@ impl Ext4 {
         let cache = BlockCache::new(disk, block_size, blocks, options.metadata_cache, options.write);
         let groups = Groups::read(&cache, &superblock)?;
         let now = Timestamp::default();
-        Ok(Self { cache, superblock, groups, now, writable: options.write, changed: false })
+        let mut volume = Self { cache, superblock, groups, now, writable: options.write, changed: false };
+        volume.follow_journal()?;
+        Ok(volume)
     }
 
     /// Refuses changes to a volume that is open for reading.
