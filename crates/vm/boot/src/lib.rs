@@ -1,2 +1,15 @@
 //! Kernels, modules and initramfs out of a guest's own disk.
 #![forbid(unsafe_code)]
+
+mod bzimage;
+mod cpio;
+mod error;
+mod kernel;
+mod modules;
+mod unpack;
+
+pub use bzimage::{extract_elf, is_bzimage};
+pub use cpio::Archive;
+pub use error::{Error, Result};
+pub use kernel::Kernel;
+pub use modules::{Module, Modules};
