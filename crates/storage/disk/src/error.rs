@@ -52,8 +52,63 @@ enum Reason {
     Shortened { path: PathBuf, offset: u64, len: u64 },
     #[error("{} is in use by {}", path.display(), holder.as_deref().unwrap_or("another process"))]
     InUse { path: PathBuf, holder: Option<String> },
+    #[error("{} is damaged at offset {offset}: {what}", path.display())]
+    Damaged { path: PathBuf, offset: u64, what: &'static str },
+    #[error(
+        "{} was changed by something else after a change of it was interrupted: {} {what}; nothing was done now. \
+         `vmwright disk recover {} --apply` finishes the interrupted change all the same, `--discard` gives it up",
+        path.display(), redo.display(), path.display()
+    )]
+    Conflict { path: PathBuf, redo: PathBuf, what: &'static str },
+    #[error(
+        "{} was changed by something else after a change of it was interrupted: the sector at offset {offset} is \
+         neither the old nor the new one in {}; nothing was done now. `vmwright disk recover {} --apply` finishes \
+         the interrupted change all the same, `--discard` gives it up",
+        path.display(), redo.display(), path.display()
+    )]
+    ConflictAt { path: PathBuf, redo: PathBuf, offset: u64 },
+    #[error(
+        "{} is {reason}, so a redo file cannot be kept beside it: name a lasting folder for redo files \
+         (`--redo-dir`), or change it in place (ordered mode)",
+        path.display()
+    )]
+    NeedsRedoDir { path: PathBuf, reason: &'static str },
+    #[error(
+        "there is no room to change {}: {needed} bytes are needed on its filesystem and {free} are free; nothing \
+         was changed",
+        path.display()
+    )]
+    NoRoom { path: PathBuf, needed: u64, free: u64 },
+    #[error(
+        "the change of {} is complete in {} and shows through it, but could not be put in place{}; \
+         opening it for writing or `vmwright disk recover {}` tries again",
+        path.display(), redo.display(), Free(*to_free), path.display()
+    )]
+    Unfinished { path: PathBuf, redo: PathBuf, to_free: Option<u64>, kind: ErrorKind, source: Box<Error> },
+    #[error(
+        "the change of {} may or may not have been made: {} could neither be made durable nor taken back; the \
+         next attempt to open it for writing decides",
+        path.display(), redo.display()
+    )]
+    Undecided { path: PathBuf, redo: PathBuf, source: io::Error },
+    #[error("the change of {} was made, but its redo file {} could not be removed", path.display(), redo.display())]
+    NotRetired { path: PathBuf, redo: PathBuf, source: io::Error },
+    #[error("{} is {what}", path.display())]
+    Misuse { path: PathBuf, what: &'static str },
     #[error("{inner}")]
     Layer { kind: ErrorKind, inner: Box<dyn std::error::Error + Send + Sync> },
+}
+
+/// The part of a sentence that says how much to free.
+struct Free(Option<u64>);
+
+impl std::fmt::Display for Free {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(bytes) => write!(f, " for want of space: free {bytes} bytes on its filesystem"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Error {
@@ -93,6 +148,52 @@ impl Error {
         Self(Box::new(Reason::InUse { path: path.to_owned(), holder }))
     }
 
+    pub(crate) fn damaged(path: &Path, offset: u64, what: &'static str) -> Self {
+        Self(Box::new(Reason::Damaged { path: path.to_owned(), offset, what }))
+    }
+
+    pub(crate) fn conflict(path: &Path, redo: &Path, what: &'static str) -> Self {
+        Self(Box::new(Reason::Conflict { path: path.to_owned(), redo: redo.to_owned(), what }))
+    }
+
+    pub(crate) fn conflict_at(path: &Path, redo: &Path, offset: u64) -> Self {
+        Self(Box::new(Reason::ConflictAt { path: path.to_owned(), redo: redo.to_owned(), offset }))
+    }
+
+    pub(crate) fn needs_redo_dir(path: &Path, reason: &'static str) -> Self {
+        Self(Box::new(Reason::NeedsRedoDir { path: path.to_owned(), reason }))
+    }
+
+    pub(crate) fn no_room(path: &Path, needed: u64, free: u64) -> Self {
+        Self(Box::new(Reason::NoRoom { path: path.to_owned(), needed, free }))
+    }
+
+    pub(crate) fn unfinished(path: &Path, redo: &Path, to_free: Option<u64>, cause: Self) -> Self {
+        let (path, redo, kind) = (path.to_owned(), redo.to_owned(), cause.kind());
+        Self(Box::new(Reason::Unfinished { path, redo, to_free, kind, source: Box::new(cause) }))
+    }
+
+    pub(crate) fn undecided(path: &Path, redo: &Path, source: io::Error) -> Self {
+        Self(Box::new(Reason::Undecided { path: path.to_owned(), redo: redo.to_owned(), source }))
+    }
+
+    pub(crate) fn not_retired(path: &Path, redo: &Path, source: io::Error) -> Self {
+        Self(Box::new(Reason::NotRetired { path: path.to_owned(), redo: redo.to_owned(), source }))
+    }
+
+    pub(crate) fn misuse(path: &Path, what: &'static str) -> Self {
+        Self(Box::new(Reason::Misuse { path: path.to_owned(), what }))
+    }
+
+    /// How many bytes must be freed on the host before an interrupted change can be put in place.
+    pub fn bytes_to_free(&self) -> Option<u64> {
+        match &*self.0 {
+            Reason::Unfinished { to_free, .. } => *to_free,
+            Reason::NoRoom { needed, free, .. } => Some(needed.saturating_sub(*free)),
+            _ => None,
+        }
+    }
+
     /// What sort of failure this is.
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
@@ -106,7 +207,14 @@ impl Error {
             Reason::OutOfRange { .. } => ErrorKind::InvalidInput,
             Reason::ReadOnly { .. } => ErrorKind::ReadOnly,
             Reason::FixedSize { .. } | Reason::NotADisk { .. } => ErrorKind::Unsupported,
+            Reason::NeedsRedoDir { .. } => ErrorKind::Unsupported,
             Reason::Shortened { .. } => ErrorKind::Io,
+            Reason::Damaged { .. } => ErrorKind::Corrupt,
+            Reason::Conflict { .. } | Reason::ConflictAt { .. } => ErrorKind::InUse,
+            Reason::NoRoom { .. } => ErrorKind::NoSpace,
+            Reason::Unfinished { kind, .. } => *kind,
+            Reason::Undecided { .. } | Reason::NotRetired { .. } => ErrorKind::Io,
+            Reason::Misuse { .. } => ErrorKind::InvalidInput,
             Reason::InUse { .. } => ErrorKind::InUse,
             Reason::Layer { kind, .. } => *kind,
         }

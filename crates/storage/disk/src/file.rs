@@ -101,6 +101,32 @@ impl HostFile {
         self.kind == FileKind::Block
     }
 
+    pub(crate) fn stat(&self) -> Result<Stat> {
+        self.handle.stat().map_err(self.fail("stat"))
+    }
+
+    pub(crate) fn copies_on_write(&self) -> bool {
+        self.handle.copies_on_write()
+    }
+
+    pub(crate) fn free_space(&self) -> Result<u64> {
+        self.handle.free_space().map_err(self.fail("find the free space beside"))
+    }
+
+    /// Allocates space without changing a byte or the length; answers whether that is possible here.
+    pub(crate) fn reserve(&self, offset: u64, len: u64) -> Result<bool> {
+        match self.handle.reserve(offset, len) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(false),
+            Err(source) => Err(Error::host("reserve space for", &self.path, source)),
+        }
+    }
+
+    /// Gives back what [`HostFile::reserve`] allocated past the end.
+    pub(crate) fn trim_reserved(&self) -> Result<()> {
+        self.handle.set_len(self.len()).map_err(self.fail("give back space of"))
+    }
+
     fn fail(&self, action: &'static str) -> impl FnOnce(io::Error) -> Error + '_ {
         move |source| Error::host(action, &self.path, source)
     }

@@ -33,8 +33,11 @@ mod fresh;
 mod host;
 mod mem;
 mod overlay;
+mod recover;
+mod redo;
 mod runs;
 mod store;
+mod transaction;
 mod window;
 
 pub use error::{Error, ErrorKind, Result};
@@ -43,6 +46,8 @@ pub use file::{HostFile, Sharing};
 pub use fresh::FreshFile;
 pub use mem::MemDisk;
 pub use overlay::Overlay;
+pub use recover::{Pending, Recovered, Recovery, pending, recover};
+pub use transaction::{Access, FilePlan, Plan, Transaction, TransactionOptions, WriteMode};
 pub use window::Window;
 
 /// A range of bytes that can be read and written at any position, from several threads at once.

@@ -49,8 +49,13 @@ impl Cached {
     }
 
     pub(crate) fn sync(&mut self) {
+        self.durable = self.after_crash(Loss::Nothing, 0);
         self.pending.clear();
-        self.durable.clone_from(&self.live);
+    }
+
+    /// A sync that failed: as in Linux, what it should have written counts as written but never will be.
+    pub(crate) fn fail_sync(&mut self) {
+        self.pending.clear();
     }
 
     pub(crate) fn pending(&self) -> usize {

@@ -45,6 +45,8 @@ pub(crate) enum OpenMode {
     Write,
     /// For writing; must not exist yet.
     Create,
+    /// The same, and nobody else may read it.
+    CreatePrivate,
 }
 
 /// The names of files, and making them durable.

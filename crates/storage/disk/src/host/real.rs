@@ -3,6 +3,7 @@ use std::io::{self, Seek};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{Access, FallocateFlags, OFlags, SeekFrom};
 
@@ -20,7 +21,11 @@ impl Host for RealHost {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn Handle>> {
         // Without NONBLOCK, opening a named pipe by mistake would wait for its other end.
         let mut options = OpenOptions::new();
-        options.read(true).write(mode != OpenMode::Read).create_new(mode == OpenMode::Create);
+        let create = matches!(mode, OpenMode::Create | OpenMode::CreatePrivate);
+        options.read(true).write(mode != OpenMode::Read).create_new(create);
+        if mode == OpenMode::CreatePrivate {
+            options.mode(0o600);
+        }
         options.custom_flags(OFlags::NONBLOCK.bits() as i32);
         Ok(Arc::new(RealHandle { file: options.open(path)? }))
     }
@@ -58,7 +63,9 @@ impl Host for RealHost {
             Ok(file) => file,
             // Not every filesystem has unnamed files: then a name exists for a moment.
             Err(error) if is_unsupported(&error) || error.kind() == io::ErrorKind::IsADirectory => {
-                let path = dir.join(format!(".vmwright-scratch-{}", std::process::id()));
+                static NEXT: AtomicU64 = AtomicU64::new(0);
+                let number = NEXT.fetch_add(1, Ordering::Relaxed);
+                let path = dir.join(format!(".vmwright-scratch-{}-{number}", std::process::id()));
                 let file = options.create_new(true).open(&path)?;
                 std::fs::remove_file(&path)?;
                 file
