@@ -41,7 +41,7 @@ struct Slot {
 impl Cache {
     /// Makes a cache of slices of `slice_len` bytes that keeps about `max_bytes` in memory.
     pub(crate) fn new(slice_len: usize, max_bytes: usize) -> Self {
-        Self { slots: Mutex::default(), slice_len, capacity: (max_bytes / slice_len).max(4) }
+        Self { slots: Mutex::default(), slice_len, capacity: (max_bytes / slice_len).max(16) }
     }
 
     /// The length of a slice in bytes.
@@ -72,7 +72,7 @@ impl Cache {
         file.read_at(&mut bytes, offset)?;
         let mut slots = self.lock();
         slots.make_room(self.capacity);
-        Ok(slots.insert(offset, table, bytes, false))
+        Ok(slots.insert(offset, table, bytes))
     }
 
     /// Changes the slice at `offset` in memory; it is dirty afterwards.
@@ -93,17 +93,6 @@ impl Cache {
         let newly_dirty = !std::mem::replace(&mut slot.dirty, true);
         slots.dirty += usize::from(newly_dirty);
         Ok(())
-    }
-
-    /// Puts slices of zeros at `start..start + len`, dirty, without reading what is there.
-    pub(crate) fn put_zeros(&self, table: Table, start: u64, len: u64) {
-        self.forget(start, len);
-        let mut slots = self.lock();
-        for offset in (start..start.saturating_add(len)).step_by(self.slice_len) {
-            slots.make_room(self.capacity);
-            slots.insert(offset, table, vec![0; self.slice_len], true);
-            slots.dirty += 1;
-        }
     }
 
     /// Drops whatever is known about a range, dirty or not: it now holds something else.
@@ -175,12 +164,12 @@ impl Slots {
     }
 
     /// Adds a slice unless it came in meanwhile; answers the one that counts.
-    fn insert(&mut self, offset: u64, table: Table, bytes: Vec<u8>, dirty: bool) -> Arc<Vec<u8>> {
+    fn insert(&mut self, offset: u64, table: Table, bytes: Vec<u8>) -> Arc<Vec<u8>> {
         if let Some(slot) = self.by_offset.get(&offset) {
             return slot.bytes.clone();
         }
         let bytes = Arc::new(bytes);
-        self.by_offset.insert(offset, Slot { bytes: bytes.clone(), table, dirty, used: true });
+        self.by_offset.insert(offset, Slot { bytes: bytes.clone(), table, dirty: false, used: true });
         // A forgotten slice may have left its place in the clock behind; two places do no harm, but pile up.
         if self.clock.len() > self.by_offset.len() * 2 {
             let present = &self.by_offset;
@@ -200,18 +189,18 @@ mod tests {
     #[test]
     fn the_cache_never_outgrows_its_bound_with_clean_slices() {
         let file = MemDisk::new(1 << 20);
-        let cache = Cache::new(512, 8 * 512);
+        let cache = Cache::new(512, 16 * 512);
         for offset in (0..1 << 20).step_by(512) {
             cache.get(&file, Table::L2, offset).unwrap();
         }
         let slots = cache.lock();
-        assert!(slots.by_offset.len() <= 8 && slots.clock.len() <= 16);
+        assert!(slots.by_offset.len() <= 16 && slots.clock.len() <= 32);
     }
 
     #[test]
     fn dirty_slices_stay_until_written() {
         let file = MemDisk::new(1 << 20);
-        let cache = Cache::new(512, 8 * 512);
+        let cache = Cache::new(512, 16 * 512);
         cache.modify(&file, Table::L2, 1024, |bytes| bytes[0] = 7).unwrap();
         for offset in (2048..1 << 20).step_by(512) {
             cache.get(&file, Table::L2, offset).unwrap();

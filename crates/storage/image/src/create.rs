@@ -3,8 +3,9 @@ use std::sync::Arc;
 
 use vmwright_disk::{Disk, FreshFile};
 
+use crate::qcow2::Qcow2;
 use crate::qcow2::layout::BackingName;
-use crate::{BackingFile, Error, Format, Qcow2Options, Result, qcow2, raw};
+use crate::{BackingFile, Error, Format, OpenOptions, Preallocation, Qcow2Options, Result, qcow2, raw};
 
 /// What a new image is.
 #[derive(Debug, Clone)]
@@ -36,7 +37,11 @@ pub fn create_on(file: &Arc<dyn Disk>, options: &CreateOptions) -> Result<()> {
         Format::Qcow2 => {
             let backing = options.backing.clone();
             let backing = backing.map(|BackingFile { name, format }| BackingName { name, format });
-            qcow2::create::create(&**file, options.size, &options.qcow2, backing)
+            qcow2::create::create(&**file, options.size, &options.qcow2, backing)?;
+            match options.qcow2.preallocation {
+                Preallocation::Off => Ok(()),
+                Preallocation::Metadata => Qcow2::open(file.clone(), OpenOptions::default())?.preallocate(),
+            }
         }
     }
 }

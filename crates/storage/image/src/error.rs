@@ -37,6 +37,8 @@ pub(crate) enum Reason {
     ReadOnly { what: &'static str },
     #[error("the image is marked as corrupt and can only be read until it is repaired")]
     MarkedCorrupt,
+    #[error("the image cannot grow any further in its format")]
+    Full,
     #[error("an earlier failure to make the image durable leaves unknown what the host has kept; reopen it")]
     FlushFailed,
     #[error("{what}: {why}")]
@@ -71,6 +73,7 @@ impl Error {
             | Reason::ChainTooDeep { .. } => ErrorKind::Unsupported,
             Reason::BackingNotOpened { .. } => ErrorKind::NotFound,
             Reason::ReadOnly { .. } | Reason::MarkedCorrupt => ErrorKind::ReadOnly,
+            Reason::Full => ErrorKind::NoSpace,
             Reason::FlushFailed => ErrorKind::Io,
             Reason::UnknownFormat { .. } | Reason::Invalid { .. } => ErrorKind::InvalidInput,
         }

@@ -103,7 +103,8 @@ impl Image {
     pub fn info(&self) -> Result<ImageInfo> {
         match &self.driver {
             Driver::Raw(_) => raw_info(&*self.file),
-            Driver::Qcow2(image) => qcow2::info::info(&*self.file, &image.header),
+            // As it stands in the file: writing changes it.
+            Driver::Qcow2(_) => qcow2::info::info(&*self.file, &qcow2::open::read_header(&*self.file)?),
         }
     }
 

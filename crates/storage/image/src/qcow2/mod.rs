@@ -6,18 +6,24 @@
 //!                                                                           in the backing file
 //! ```
 
+mod alloc;
 pub(crate) mod compress;
 pub(crate) mod create;
+mod flush;
 pub(crate) mod info;
 pub(crate) mod layout;
 mod map;
 pub(crate) mod open;
+mod prepare;
 mod read;
 mod refcount;
+mod repair;
 mod state;
 mod tables;
+mod write;
+mod zero;
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use vmwright_disk::{Disk, Extent, check_range};
 
@@ -65,6 +71,10 @@ impl Qcow2 {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn write_state(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn check_writable(&self) -> Result<()> {
         match self.read_only {
             None => Ok(()),
@@ -96,16 +106,19 @@ impl Disk for Qcow2 {
         Ok(self.extent(&self.read_state(), offset)?)
     }
 
-    fn write_at(&self, _data: &[u8], _offset: u64) -> vmwright_disk::Result<()> {
-        Ok(self.check_writable()?)
+    fn write_at(&self, data: &[u8], offset: u64) -> vmwright_disk::Result<()> {
+        check_range(offset, data.len() as u64, self.len())?;
+        Ok(self.write(data, offset)?)
     }
 
-    fn zero_at(&self, _offset: u64, _len: u64) -> vmwright_disk::Result<()> {
-        Ok(self.check_writable()?)
+    fn zero_at(&self, offset: u64, len: u64) -> vmwright_disk::Result<()> {
+        check_range(offset, len, self.len())?;
+        Ok(self.zero(offset, len)?)
     }
 
-    fn discard(&self, _offset: u64, _len: u64) -> vmwright_disk::Result<()> {
-        Ok(self.check_writable()?)
+    fn discard(&self, offset: u64, len: u64) -> vmwright_disk::Result<()> {
+        check_range(offset, len, self.len())?;
+        Ok(self.give_back(offset, len)?)
     }
 
     fn set_len(&self, _len: u64) -> vmwright_disk::Result<()> {
@@ -113,6 +126,6 @@ impl Disk for Qcow2 {
     }
 
     fn flush(&self) -> vmwright_disk::Result<()> {
-        Ok(self.file.flush()?)
+        Ok(self.sync()?)
     }
 }

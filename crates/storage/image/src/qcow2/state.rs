@@ -1,13 +1,50 @@
 //! What changes while an image is open, behind one lock.
 
+use std::collections::{BTreeSet, HashSet};
+
+use vmwright_disk::Disk;
+
 use super::layout::{Header, MAX_L1_BYTES};
 use crate::{Error, Result};
-use vmwright_disk::Disk;
 
 /// The tables that are kept in memory whole.
 pub(super) struct State {
     /// The active L1 table.
     pub(super) l1: Vec<u64>,
+    /// What only writing needs.
+    pub(super) writer: Writer,
+}
+
+/// What writing needs to know, read when the first change is made.
+#[derive(Default)]
+pub(super) struct Writer {
+    /// Whether the rest is filled in and the image is marked as changed.
+    pub(super) ready: bool,
+    /// The refcount table.
+    pub(super) reftable: Vec<u64>,
+    pub(super) reftable_offset: u64,
+    pub(super) reftable_clusters: u64,
+    /// Entries that changed in memory only.
+    pub(super) reftable_dirty: BTreeSet<usize>,
+    pub(super) l1_dirty: BTreeSet<usize>,
+    /// Clusters that lose one reference once no table on disk has it any more.
+    pub(super) freed: Vec<Freed>,
+    /// Every cluster before this one is in use.
+    pub(super) first_free: u64,
+    /// Clusters that hold tables, so that a damaged image never has data written over them.
+    pub(super) metadata: HashSet<u64>,
+    /// Where the next compressed cluster can go, if its cluster has room left.
+    pub(super) pack_at: u64,
+    /// Set when a flush failed: what the host kept is unknown from then on.
+    pub(super) broken: bool,
+}
+
+/// A cluster that loses a reference.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Freed {
+    pub(super) cluster: u64,
+    /// Whether its space shall go back to the host if that was the last reference.
+    pub(super) punch: bool,
 }
 
 impl State {
@@ -19,7 +56,7 @@ impl State {
             return Err(Error::corrupt("the size of the L1 table", 36, "enough entries for the disk", len));
         }
         let l1 = read_table(file, header, "the L1 table", header.l1_offset, len * 8, MAX_L1_BYTES)?;
-        Ok(Self { l1 })
+        Ok(Self { l1, writer: Writer::default() })
     }
 }
 
@@ -46,9 +83,5 @@ pub(super) fn read_table(
     }
     let mut bytes = vec![0; len as usize];
     file.read_at(&mut bytes, offset)?;
-    let mut numbers = Vec::with_capacity(bytes.len() / 8);
-    for chunk in bytes.chunks_exact(8) {
-        numbers.push(super::map::read_u64(chunk, 0));
-    }
-    Ok(numbers)
+    Ok(bytes.chunks_exact(8).map(|chunk| super::map::read_u64(chunk, 0)).collect())
 }

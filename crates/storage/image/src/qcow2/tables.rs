@@ -3,7 +3,7 @@
 use vmwright_disk::Disk;
 use zerocopy::FromBytes;
 
-use super::layout::{AUTOCLEAR_BITMAPS, Header, RawBitmapEntry, RawSnapshot};
+use super::layout::{AUTOCLEAR_BITMAPS, Header, MAX_L1_BYTES, RawBitmapEntry, RawSnapshot};
 use crate::info::{BitmapInfo, SnapshotInfo};
 use crate::{Error, Result};
 
@@ -17,6 +17,9 @@ const MAX_NAME: u64 = 1023;
 
 /// The bitmap may be out of date.
 pub(super) const BITMAP_IN_USE: u32 = 1;
+/// Where the flags are in an entry of the directory.
+pub(super) const BITMAP_FLAGS_AT: u64 = 12;
+const _: () = assert!(std::mem::offset_of!(RawBitmapEntry, flags) as u64 == BITMAP_FLAGS_AT);
 const BITMAP_AUTO: u32 = 2;
 
 /// One internal snapshot.
@@ -24,6 +27,18 @@ pub(super) struct Snapshot {
     pub(super) l1_offset: u64,
     pub(super) l1_len: u32,
     pub(super) info: SnapshotInfo,
+}
+
+impl Snapshot {
+    /// The length of its L1 table, which QEMU bounds like the active one.
+    pub(super) fn l1_bytes(&self) -> Result<u64> {
+        let len = u64::from(self.l1_len) * 8;
+        if len > MAX_L1_BYTES {
+            let expected = "a size that QEMU accepts";
+            return Err(Error::corrupt("the L1 table of a snapshot", self.l1_offset, expected, len));
+        }
+        Ok(len)
+    }
 }
 
 /// One persistent bitmap.

@@ -1,0 +1,117 @@
+//! What happens before the first change to an image.
+
+use super::layout::{
+    AT_AUTOCLEAR, AUTOCLEAR_BITMAPS, INCOMPATIBLE_DIRTY, MAX_REFTABLE_BYTES, OFFSET_MASK, REFTABLE_MASK,
+    Version,
+};
+use super::state::{State, Writer, read_table};
+use super::tables::{self, BITMAP_IN_USE};
+use super::{Qcow2, repair};
+use crate::{Error, Result};
+
+impl Qcow2 {
+    /// Makes the image ready to be changed, once.
+    pub(super) fn prepare(&self) -> Result<()> {
+        self.check_writable()?;
+        if self.read_state().writer.ready {
+            return Ok(());
+        }
+        let mut state = self.write_state();
+        if state.writer.ready {
+            return Ok(());
+        }
+        // A directory that cannot be read must be found before anything is changed.
+        self.align_file()?;
+        self.load_writer(&mut state)?;
+        if self.header.has(INCOMPATIBLE_DIRTY) {
+            repair::rebuild_refcounts(self, &mut state)?;
+        }
+        self.invalidate_bitmaps(&mut state.writer)?;
+        state.writer.ready = true;
+        Ok(())
+    }
+
+    /// Completes a last cluster that the file has only the beginning of.
+    fn align_file(&self) -> Result<()> {
+        let len = self.file.len();
+        let aligned = len.next_multiple_of(self.header.cluster_size());
+        if aligned != len {
+            self.file.set_len(aligned)?;
+        }
+        Ok(())
+    }
+
+    fn load_writer(&self, state: &mut State) -> Result<()> {
+        let (file, header) = (&*self.file, &self.header);
+        let len = u64::from(header.reftable_clusters) * header.cluster_size();
+        let what = "the refcount table";
+        let reftable = read_table(file, header, what, header.reftable_offset, len, MAX_REFTABLE_BYTES)?;
+        state.writer = Writer {
+            reftable_offset: header.reftable_offset,
+            reftable_clusters: header.reftable_clusters.into(),
+            reftable,
+            ..Writer::default()
+        };
+        self.collect_metadata(state)
+    }
+
+    /// Notes which clusters hold tables, none of which may lie over another.
+    fn collect_metadata(&self, state: &mut State) -> Result<()> {
+        let (file, header) = (&*self.file, &self.header);
+        let State { l1, writer } = state;
+        let mut tables = vec![
+            (0, 1),
+            (header.l1_offset, u64::from(header.l1_len) * 8),
+            (header.reftable_offset, u64::from(header.reftable_clusters) << header.cluster_bits),
+        ];
+        for snapshot in tables::snapshots(file, header)? {
+            tables.push((snapshot.l1_offset, snapshot.l1_bytes()?));
+        }
+        if header.snapshot_count > 0 {
+            let end = tables::snapshots_end(file, header)?;
+            tables.push((header.snapshots_offset, end - header.snapshots_offset));
+        }
+        if let Some(directory) = header.bitmaps
+            && header.autoclear & AUTOCLEAR_BITMAPS != 0
+        {
+            tables.push((directory.offset, directory.len.min(file.len())));
+        }
+        let l2 = l1.iter().map(|entry| entry & OFFSET_MASK);
+        let blocks = writer.reftable.iter().map(|entry| entry & REFTABLE_MASK);
+        tables.extend(l2.chain(blocks).filter(|at| *at != 0).map(|at| (at, 1)));
+        for (offset, len) in tables.into_iter().filter(|(_, len)| *len > 0) {
+            let last = offset.saturating_add(len - 1) >> header.cluster_bits;
+            for cluster in offset >> header.cluster_bits..=last {
+                if !writer.metadata.insert(cluster) {
+                    let at = cluster << header.cluster_bits;
+                    return Err(Error::corrupt("a table", at, "a place of its own", offset));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Marks the image as changed by a program that does not maintain what it does not know.
+    ///
+    /// Persistent bitmaps stay, marked as in use: whoever reads them knows that they miss changes. Every other
+    /// optional feature whose data would be out of date has a bit that is cleared.
+    fn invalidate_bitmaps(&self, writer: &mut Writer) -> Result<()> {
+        if self.header.version == Version::V2 {
+            return Ok(());
+        }
+        let mut changed = false;
+        for bitmap in tables::bitmaps(&*self.file, &self.header)? {
+            if bitmap.flags & BITMAP_IN_USE == 0 {
+                let flags = (bitmap.flags | BITMAP_IN_USE).to_be_bytes();
+                self.file.write_at(&flags, bitmap.entry_at + tables::BITMAP_FLAGS_AT)?;
+                changed = true;
+            }
+        }
+        let keep = self.header.autoclear & AUTOCLEAR_BITMAPS;
+        if keep != self.header.autoclear {
+            self.file.write_at(&keep.to_be_bytes(), AT_AUTOCLEAR)?;
+            changed = true;
+        }
+        if changed { self.barrier(writer) } else { Ok(()) }
+    }
+}
