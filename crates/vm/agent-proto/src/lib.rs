@@ -46,12 +46,14 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod boot;
 mod error;
 mod frame;
 mod message;
 mod session;
 mod stream;
 
+pub use boot::{BOOT_CONFIG_PATH, BootConfig, PORT_NAME, RootDevice, Then};
 pub use error::{Error, ErrorKind, Result};
 pub use frame::MAX_FRAME;
 pub use message::{

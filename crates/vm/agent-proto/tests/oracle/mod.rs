@@ -211,7 +211,7 @@ impl World {
             }
             _ => {
                 self.pump_out();
-                let pipe = if a % 2 == 0 { &mut self.to_agent } else { &mut self.to_host };
+                let pipe = if a & 1 == 0 { &mut self.to_agent } else { &mut self.to_host };
                 let at = usize::from(b) * pipe.len() / 256;
                 if let Some(byte) = pipe.get_mut(at) {
                     *byte ^= a | 1;
