@@ -19,6 +19,8 @@ mod admit;
 mod backend;
 mod cache;
 mod capabilities;
+#[cfg(feature = "test-util")]
+pub mod conformance;
 mod console;
 mod dir;
 mod error;

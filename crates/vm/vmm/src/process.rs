@@ -25,7 +25,7 @@ use crate::spawner::{Program, Spawner};
 /// How much of a monitor's standard error is kept.
 const TAIL: usize = 4096;
 
-/// How long what a monitor left in its pipes may take to be read after it has ended.
+/// How long a monitor that closed its connections may take to end, and what it left in its pipes to be read.
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// The answer of the quicker of two futures.
@@ -109,7 +109,12 @@ impl Process {
         step: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         match race(timeout(limit, step), self.wait()).await {
-            Either::First(Ok(answer)) => answer,
+            Either::First(Ok(Ok(answer))) => Ok(answer),
+            // A monitor that gives up closes its connections first: its last words say more than the closing.
+            Either::First(Ok(Err(error))) => match timeout(DRAIN, self.wait()).await {
+                Ok(exit) => Err(ended(path, what, &exit)),
+                Err(_) => Err(error),
+            },
             Either::First(Err(_)) => Err(Reason::Timeout { what, after: limit }.into()),
             Either::Second(exit) => Err(ended(path, what, &exit)),
         }

@@ -110,12 +110,13 @@ fn basics(admitted: &Admitted, arguments: &mut Arguments) {
 /// The kernel's command line: the caller's, and what the machine needs where the caller has not settled it.
 fn cmdline(admitted: &Admitted, tsc_khz: Option<u64>) -> String {
     let spec = admitted.spec();
-    let mut cmdline = spec.boot.cmdline.trim().to_owned();
+    let mut words: Vec<_> = spec.boot.cmdline.split_ascii_whitespace().map(str::to_owned).collect();
+    // What follows a bare "--" belongs to the guest's first program.
+    let init = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    let init = words.split_off(init);
     let mut add = |key: &str, value: &str| {
-        let settled = cmdline.split_ascii_whitespace().any(|word| word.split('=').next() == Some(key));
-        if !settled {
-            let space = if cmdline.is_empty() { "" } else { " " };
-            cmdline.push_str(&format!("{space}{key}={value}"));
+        if !words.iter().any(|word| word.split('=').next() == Some(key)) {
+            words.push(format!("{key}={value}"));
         }
     };
     if spec.console {
@@ -130,7 +131,8 @@ fn cmdline(admitted: &Admitted, tsc_khz: Option<u64>) -> String {
             add("tsc_early_khz", &khz.to_string());
         }
     }
-    cmdline
+    words.extend(init);
+    words.join(" ")
 }
 
 fn console(spec: &Spec, arguments: &mut Arguments) {
