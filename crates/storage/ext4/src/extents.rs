@@ -117,6 +117,14 @@ impl Node {
         }
     }
 
+    /// Where the last entry begins, where there is any.
+    pub(crate) fn last(&self) -> Option<u32> {
+        match &self.entries {
+            Entries::Leaf(extents) => extents.last().map(|extent| extent.logical),
+            Entries::Inner(children) => children.last().map(|child| child.logical),
+        }
+    }
+
     /// Validates the bytes of a node, checksum left aside.
     pub(crate) fn parse(superblock: &Superblock, bytes: &[u8], expect: &Expect) -> Result<Self> {
         let corrupt = |problem| Err(Error::corrupt(expect.place, problem));

@@ -133,59 +133,73 @@ impl FileSystem for Ext4 {
         Ok(value.ok_or_else(|| Error::plain(ErrorKind::NotFound, "there is no such attribute"))?)
     }
 
-    fn create(&mut self, _dir: InodeNumber, _name: &[u8], _node: &NewNode) -> Result<InodeNumber> {
-        Err(read_only())
+    fn create(&mut self, dir: InodeNumber, name: &[u8], node: &NewNode) -> Result<InodeNumber> {
+        Ok(wide(self.create_node(narrow(dir)?, name, node)?))
     }
 
-    fn link(&mut self, _inode: InodeNumber, _dir: InodeNumber, _name: &[u8]) -> Result<()> {
-        Err(read_only())
+    fn link(&mut self, inode: InodeNumber, dir: InodeNumber, name: &[u8]) -> Result<()> {
+        Ok(self.link_node(narrow(inode)?, narrow(dir)?, name)?)
     }
 
-    fn unlink(&mut self, _dir: InodeNumber, _name: &[u8]) -> Result<()> {
-        Err(read_only())
+    fn unlink(&mut self, dir: InodeNumber, name: &[u8]) -> Result<()> {
+        Ok(self.unlink_name(narrow(dir)?, name)?)
     }
 
-    fn rmdir(&mut self, _dir: InodeNumber, _name: &[u8]) -> Result<()> {
-        Err(read_only())
+    fn rmdir(&mut self, dir: InodeNumber, name: &[u8]) -> Result<()> {
+        Ok(self.remove_directory(narrow(dir)?, name)?)
     }
 
     fn rename(
         &mut self,
-        _from: (InodeNumber, &[u8]),
-        _to: (InodeNumber, &[u8]),
-        _mode: RenameMode,
+        from: (InodeNumber, &[u8]),
+        to: (InodeNumber, &[u8]),
+        mode: RenameMode,
     ) -> Result<()> {
-        Err(read_only())
+        Ok(self.rename_name((narrow(from.0)?, from.1), (narrow(to.0)?, to.1), mode)?)
     }
 
-    fn write_at(&mut self, _inode: InodeNumber, _data: &[u8], _offset: u64) -> Result<()> {
-        Err(read_only())
+    fn write_at(&mut self, inode: InodeNumber, data: &[u8], offset: u64) -> Result<()> {
+        self.check_writable()?;
+        let inode = self.regular_of(inode)?;
+        Ok(self.write_content(inode, data, offset)?)
     }
 
-    fn truncate(&mut self, _inode: InodeNumber, _size: u64) -> Result<()> {
-        Err(read_only())
+    fn truncate(&mut self, inode: InodeNumber, size: u64) -> Result<()> {
+        self.check_writable()?;
+        let inode = self.regular_of(inode)?;
+        Ok(self.truncate_content(inode, size)?)
     }
 
-    fn punch(&mut self, _inode: InodeNumber, _offset: u64, _len: u64) -> Result<()> {
-        Err(read_only())
+    fn punch(&mut self, inode: InodeNumber, offset: u64, len: u64) -> Result<()> {
+        self.check_writable()?;
+        let inode = self.regular_of(inode)?;
+        Ok(self.punch_content(inode, offset, len)?)
     }
 
-    fn set_attributes(&mut self, _inode: InodeNumber, _attributes: &SetAttributes) -> Result<()> {
-        Err(read_only())
+    fn set_attributes(&mut self, inode: InodeNumber, attributes: &SetAttributes) -> Result<()> {
+        self.check_writable()?;
+        let mut inode = self.inode_of(inode)?;
+        if let Some(mode) = attributes.mode {
+            self.change_mode(&mut inode, mode)?;
+        }
+        inode.uid = attributes.uid.unwrap_or(inode.uid);
+        inode.gid = attributes.gid.unwrap_or(inode.gid);
+        inode.accessed = attributes.accessed.unwrap_or(inode.accessed);
+        inode.modified = attributes.modified.unwrap_or(inode.modified);
+        inode.changed = self.now;
+        Ok(self.put_inode(&inode)?)
     }
 
-    fn set_xattr(
-        &mut self,
-        _inode: InodeNumber,
-        _name: &[u8],
-        _value: &[u8],
-        _mode: XattrMode,
-    ) -> Result<()> {
-        Err(read_only())
+    fn set_xattr(&mut self, inode: InodeNumber, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
+        self.check_writable()?;
+        let inode = self.inode_of(inode)?;
+        Ok(self.set_attribute(inode, name, value, mode)?)
     }
 
-    fn remove_xattr(&mut self, _inode: InodeNumber, _name: &[u8]) -> Result<()> {
-        Err(read_only())
+    fn remove_xattr(&mut self, inode: InodeNumber, name: &[u8]) -> Result<()> {
+        self.check_writable()?;
+        let inode = self.inode_of(inode)?;
+        Ok(self.remove_attribute(inode, name)?)
     }
 
     fn set_now(&mut self, now: Timestamp) {
@@ -193,10 +207,6 @@ impl FileSystem for Ext4 {
     }
 
     fn sync(&mut self) -> Result<()> {
-        Ok(())
+        Ok(self.sync_volume()?)
     }
-}
-
-fn read_only() -> vmwright_vfs::Error {
-    Error::plain(ErrorKind::ReadOnly, "the filesystem is open for reading only").into()
 }

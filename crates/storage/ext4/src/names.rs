@@ -41,6 +41,56 @@ impl DirBlocks for ReadBlocks<'_> {
     }
 }
 
+/// The blocks of a directory that is changed. Its inode changes with it and is left to the caller to write.
+pub(crate) struct WriteBlocks<'a> {
+    pub(crate) volume: &'a mut Ext4,
+    pub(crate) inode: &'a mut Inode,
+}
+
+impl DirBlocks for WriteBlocks<'_> {
+    fn count(&self) -> u32 {
+        self.volume.directory_blocks(self.inode)
+    }
+
+    fn read(&self, logical: u32) -> Result<Vec<u8>> {
+        self.volume.read_directory_block(self.inode, logical)
+    }
+
+    fn write(&mut self, logical: u32, block: &[u8]) -> Result<()> {
+        let at = self.volume.directory_block(self.inode, logical)?;
+        self.volume.cache.put(at, block.to_vec())
+    }
+
+    fn append(&mut self, blocks: u32) -> Result<u32> {
+        let first = self.count();
+        for logical in first..first.saturating_add(blocks) {
+            if let Err(error) = self.append_one(logical) {
+                self.volume.unmap(self.inode, first.into()..u64::from(u32::MAX))?;
+                return Err(error);
+            }
+        }
+        self.inode.size = u64::from(first + blocks) * self.volume.block_size();
+        Ok(first)
+    }
+
+    fn set_indexed(&mut self, indexed: bool) -> Result<()> {
+        self.inode.flags &= !flags::INDEX;
+        if indexed {
+            self.inode.flags |= flags::INDEX;
+        }
+        Ok(())
+    }
+}
+
+impl WriteBlocks<'_> {
+    fn append_one(&mut self, logical: u32) -> Result<()> {
+        let goal = self.volume.goal(self.inode, logical.into())?;
+        let (start, _) = self.volume.allocate_blocks(goal, 1)?;
+        self.volume.map_run(self.inode, logical.into(), start, 1)?;
+        self.volume.cache.put(start, vec![0; self.volume.superblock.block_size as usize])
+    }
+}
+
 impl Ext4 {
     /// Reads an inode that must be a directory whose names can be read.
     pub(crate) fn directory(&self, number: u32) -> Result<Inode> {
@@ -103,12 +153,11 @@ impl Ext4 {
             return self.find_inline(dir, name);
         }
         let hash = self.superblock.hash_config();
-        let mut names = self.names_of(dir, &hash);
+        let names = self.names_of(dir, &hash);
         // Names that are encrypted or fold their case hash in other ways; one after another they are found.
         if names.indexed && dir.has_flag(flags::ENCRYPT | flags::CASEFOLD) {
             return self.scan(dir, name);
         }
-        names.indexed &= dir.size > self.block_size();
         names.lookup(&ReadBlocks { volume: self, inode: dir }, name)
     }
 

@@ -1,154 +1,142 @@
-//! Following the journal when a volume is opened, and emptying it before the volume is changed.
+//! What a crash left in the journal: followed in memory for reading, written to its place for writing.
 
 use std::collections::HashMap;
 
-use crate::block_cache::{BlockCache, Redirect};
-use crate::error::{Error, ErrorKind, Place, Result};
+use crate::block_cache::Redirect;
+use crate::error::{Error, Place, Result};
 use crate::features::{compat, incompat};
 use crate::group::Groups;
-use crate::journal::{JournalSuperblock, Recovery, recover};
+use crate::inode::Inode;
+use crate::journal::{self, JournalSuperblock, Recovery};
 use crate::layout::SUPERBLOCK_OFFSET;
 use crate::mapping::RunPlace;
 use crate::superblock::Superblock;
-use crate::volume::Ext4;
+use crate::volume::{Ext4, Options};
 
-/// The file that the journal is.
-struct JournalFile {
-    blocks: u64,
-    /// Logical block, length and first block of the volume, in order.
-    runs: Vec<(u64, u64, u64)>,
-}
-
-impl JournalFile {
-    fn find(volume: &Ext4) -> Result<Self> {
-        let superblock = &volume.superblock;
-        if !superblock.features.has_compat(compat::HAS_JOURNAL) {
-            return Err(Error::corrupt(Place::Superblock, "a journal is to be followed but there is none"));
-        }
-        if superblock.journal_inode() == 0 {
-            return Err(Error::unsupported(
-                "a journal on another device, which holds changes, cannot be followed",
-            ));
-        }
-        let inode = volume.inode(superblock.journal_inode())?;
-        let blocks = inode.size / volume.block_size();
-        if blocks == 0 || blocks > superblock.blocks {
-            let problem = "the journal has no blocks or more than the volume";
-            return Err(Error::corrupt(Place::Inode(inode.number.into()), problem));
-        }
-        let (mut runs, mut at) = (Vec::new(), 0);
-        while at < blocks {
-            let run = volume.run_at(&inode, at)?;
-            let len = run.len.min(blocks - at);
-            match run.place {
-                RunPlace::Written(start) => runs.push((at, len, start)),
-                // Journals are written whole when they are made.
-                RunPlace::Hole | RunPlace::Unwritten(_) => {
-                    return Err(Error::corrupt(Place::Journal(at), "the journal has a hole"));
-                }
-            }
-            at += len;
-        }
-        Ok(Self { blocks, runs })
-    }
-
-    /// The block of the volume that holds a block of the journal.
-    fn locate(&self, index: u32) -> Result<u64> {
-        let index = u64::from(index);
-        let behind = self.runs.partition_point(|&(logical, _, _)| logical <= index);
-        let run = behind.checked_sub(1).and_then(|run| self.runs.get(run));
-        match run {
-            Some(&(logical, len, start)) if index - logical < len => Ok(start + (index - logical)),
-            _ => Err(Error::corrupt(Place::Journal(index), "it lies outside the journal's file")),
-        }
-    }
-
-    fn read(&self, cache: &BlockCache, block_size: u64, index: u32) -> Result<Vec<u8>> {
-        let mut block = vec![0; block_size as usize];
-        cache.read_data(&mut block, self.locate(index)? * block_size)?;
-        Ok(block)
-    }
-}
+/// The size of the journal's superblock.
+const JOURNAL_SUPERBLOCK: usize = 1024;
 
 impl Ext4 {
-    /// Makes everything that the journal holds visible; opened for writing, puts it in place too.
-    ///
-    /// Opened for reading, nothing reaches the disk: blocks are read from the journal where it has newer
-    /// ones.
-    pub(crate) fn follow_journal(&mut self) -> Result<()> {
-        // Without this mark the kernel does not look at what the journal holds either.
-        if !self.superblock.features.has_incompat(incompat::RECOVER) {
+    /// Takes over what the journal holds.
+    pub(crate) fn recover(&mut self, options: Options) -> Result<()> {
+        let features = self.superblock.features;
+        let pending = features.has_incompat(incompat::RECOVER);
+        if !features.has_compat(compat::HAS_JOURNAL) {
+            return match pending {
+                true => Err(Error::corrupt(Place::Superblock, "recovery is needed but there is no journal")),
+                false => Ok(()),
+            };
+        }
+        let number = self.superblock.journal_inode();
+        if number == 0 {
+            return match pending || options.write {
+                true => Err(Error::unsupported("the journal is on another device")),
+                false => Ok(()),
+            };
+        }
+        if !pending && !options.write {
             return Ok(());
         }
-        let file = JournalFile::find(self)?;
-        let block_size = self.block_size();
-        let read = |index| file.read(&self.cache, block_size, index);
-        let journal = JournalSuperblock::parse(&read(0)?, self.superblock.block_size, file.blocks)?;
-        if self.writable && journal.has_error() {
-            let detail =
-                "the kernel met errors on the filesystem, which must be checked before it is changed";
-            return Err(Error::plain(ErrorKind::Unsupported, detail));
+        let inode = self.inode(number)?;
+        let journal = self.journal_superblock(&inode)?;
+        if journal.has_error() && options.write {
+            return Err(Error::unsupported("the journal records an error: the filesystem must be checked"));
         }
-        let found = recover(&journal, &read, self.superblock.blocks, self.superblock.inode_size)?;
-        self.redirect(&file, &found)?;
-        crate::fast_replay::apply(self, &found.fast_commits)?;
-        if self.writable {
-            self.put_in_place(&found)?;
-            self.empty_journal(&file, &journal, found.next_sequence)?;
+        if !pending {
+            // Without the flag what is in the journal is old.
+            return if journal.start() == 0 {
+                Ok(())
+            } else {
+                self.empty(&inode, &journal, journal.sequence())
+            };
         }
-        Ok(())
+        let read = |index: u32| {
+            self.journal_block(&inode, index).and_then(|at| self.cache.read(at)).map(|b| b.to_vec())
+        };
+        let blocks = self.superblock.blocks;
+        let recovery = journal::recover(&journal, &read, blocks, self.superblock.inode_size)?;
+        if !recovery.fast_commits.is_empty() {
+            return Err(Error::unsupported("the journal holds fast commits"));
+        }
+        let redirects = self.redirects(&inode, &recovery)?;
+        match options.write {
+            true => self.replay(&inode, &journal, &recovery, redirects, options),
+            false => {
+                self.cache.redirect(redirects);
+                self.reload()
+            }
+        }
     }
 
-    fn redirect(&mut self, file: &JournalFile, found: &Recovery) -> Result<()> {
-        let mut redirects = HashMap::with_capacity(found.blocks.len());
-        for (&block, replayed) in &found.blocks {
-            let redirect = Redirect { block: file.locate(replayed.index)?, escaped: replayed.escaped };
-            redirects.insert(block, redirect);
+    fn journal_superblock(&self, inode: &Inode) -> Result<JournalSuperblock> {
+        let block = self.cache.read(self.journal_block(inode, 0)?)?;
+        let file_blocks = inode.size / self.block_size();
+        JournalSuperblock::parse(&block[..JOURNAL_SUPERBLOCK], self.superblock.block_size, file_blocks)
+    }
+
+    /// Where a block of the journal is.
+    fn journal_block(&self, inode: &Inode, index: u32) -> Result<u64> {
+        match self.run_at(inode, index.into())?.place {
+            RunPlace::Written(block) => Ok(block),
+            _ => Err(Error::corrupt(Place::Journal(index.into()), "the journal has a hole")),
         }
-        self.cache.redirect(redirects);
+    }
+
+    fn redirects(&self, inode: &Inode, recovery: &Recovery) -> Result<HashMap<u64, Redirect>> {
+        let redirect = |(block, replayed): (&u64, &journal::Replayed)| {
+            let at = self.journal_block(inode, replayed.index)?;
+            Ok((*block, Redirect { block: at, escaped: replayed.escaped }))
+        };
+        recovery.blocks.iter().map(redirect).collect()
+    }
+
+    /// Reads the superblock and the descriptors again, now as the journal has them.
+    fn reload(&mut self) -> Result<()> {
         let mut bytes = [0; 1024];
         self.cache.read_data(&mut bytes, SUPERBLOCK_OFFSET)?;
         let superblock = Superblock::parse(&bytes, self.cache.disk().len())?;
         if superblock.block_size != self.superblock.block_size || superblock.blocks != self.superblock.blocks
         {
-            return Err(Error::unsupported(
-                "a journal that holds a change of the volume's size is not followed",
-            ));
+            return Err(Error::corrupt(Place::Superblock, "the journal gives the volume another size"));
         }
-        self.groups = Groups::read(&self.cache, &superblock)?;
         self.superblock = superblock;
+        self.groups = Groups::read(&self.cache, &self.superblock)?;
         Ok(())
     }
 
-    /// Writes what the journal holds to where it belongs, durably.
-    fn put_in_place(&mut self, found: &Recovery) -> Result<()> {
-        let mut blocks: Vec<u64> = found.blocks.keys().copied().collect();
+    /// Writes what the journal holds to its place, then empties the journal.
+    fn replay(
+        &mut self,
+        inode: &Inode,
+        journal: &JournalSuperblock,
+        recovery: &Recovery,
+        redirects: HashMap<u64, Redirect>,
+        options: Options,
+    ) -> Result<()> {
+        let mut blocks: Vec<u64> = redirects.keys().copied().collect();
         blocks.sort_unstable();
+        self.cache.redirect(redirects);
         for block in blocks {
             let content = self.cache.read(block)?;
             self.cache.write_data(&content, block * self.block_size())?;
         }
-        self.flush_disk()?;
-        self.cache.redirect(HashMap::new());
+        self.empty(inode, journal, recovery.next_sequence)?;
+        let disk = self.cache.disk().clone();
+        let mut superblock = Superblock::read(&*disk)?;
+        superblock.features.check_writable()?;
+        superblock.features.incompat &= !incompat::RECOVER;
+        let now = self.now;
+        *self = Self::assemble(disk, superblock, options)?;
+        self.now = self.now.max(now);
+        self.changed = true;
         Ok(())
     }
 
-    /// Marks the journal as empty, and the volume as one that needs none followed.
-    fn empty_journal(
-        &mut self,
-        file: &JournalFile,
-        journal: &JournalSuperblock,
-        next_sequence: u32,
-    ) -> Result<()> {
-        let block_size = self.block_size();
-        self.cache.write_data(&journal.emptied(next_sequence), file.locate(0)? * block_size)?;
-        self.flush_disk()?;
-        self.superblock.features.incompat &= !incompat::RECOVER;
-        self.cache.write_data(&self.superblock.encode(), SUPERBLOCK_OFFSET)?;
-        self.flush_disk()
-    }
-
-    fn flush_disk(&self) -> Result<()> {
-        self.cache.disk().flush().map_err(|source| Error::disk("flush", source))
+    /// Writes a superblock of the journal that says that nothing is in it.
+    fn empty(&mut self, inode: &Inode, journal: &JournalSuperblock, next_sequence: u32) -> Result<()> {
+        let block = self.journal_block(inode, 0)?;
+        let bytes = journal.emptied(next_sequence);
+        self.cache.forget(block, 1);
+        self.cache.write_data(&bytes, block * self.block_size())
     }
 }

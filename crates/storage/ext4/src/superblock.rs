@@ -276,6 +276,13 @@ impl Superblock {
         }
     }
 
+    /// When the volume was last mounted or written, in seconds.
+    pub(crate) fn last_used(&self) -> i64 {
+        let wide = |low: u32, high: u8| i64::from(low) | i64::from(high) << 32;
+        let written = wide(self.raw.s_wtime.get(), self.raw.s_wtime_hi);
+        written.max(wide(self.raw.s_mtime.get(), self.raw.s_mtime_hi))
+    }
+
     /// The first block of a group.
     pub(crate) fn group_start(&self, group: u32) -> u64 {
         self.first_data_block + u64::from(group) * u64::from(self.blocks_per_group)

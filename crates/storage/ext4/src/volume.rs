@@ -5,6 +5,7 @@ use std::sync::Arc;
 use vmwright_disk::Disk;
 use vmwright_vfs::Timestamp;
 
+use crate::alloc::GroupState;
 use crate::block_cache::BlockCache;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::group::Groups;
@@ -40,7 +41,8 @@ pub struct Ext4 {
     pub(crate) cache: BlockCache,
     pub(crate) superblock: Superblock,
     pub(crate) groups: Groups,
-    /// What changes are stamped with.
+    pub(crate) group_states: Vec<GroupState>,
+    /// What changes are stamped with; until that is set, the time when the volume was last used.
     pub(crate) now: Timestamp,
     pub(crate) writable: bool,
     /// Whether anything has changed since the last sync.
@@ -67,16 +69,42 @@ impl Ext4 {
     pub fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Self> {
         let superblock = Superblock::read(&*disk)?;
         if options.write {
-            check_writable(&superblock, &*disk)?;
-            return Err(Error::unsupported("writing is not there yet"));
+            superblock.features.check_writable()?;
+            if disk.is_read_only() {
+                return Err(Error::plain(
+                    ErrorKind::ReadOnly,
+                    "the disk beneath the filesystem is read-only",
+                ));
+            }
         }
+        let mut volume = Self::assemble(disk, superblock, options)?;
+        volume.recover(options)?;
+        if options.write {
+            volume.check_clean()?;
+            volume.process_orphans()?;
+            volume.sync_volume()?;
+        }
+        Ok(volume)
+    }
+
+    /// Reads the descriptors; whatever the journal holds is not seen yet.
+    pub(crate) fn assemble(disk: Arc<dyn Disk>, superblock: Superblock, options: Options) -> Result<Self> {
         let Superblock { block_size, blocks, .. } = superblock;
         let cache = BlockCache::new(disk, block_size, blocks, options.metadata_cache, options.write);
         let groups = Groups::read(&cache, &superblock)?;
-        let now = Timestamp::default();
-        let mut volume = Self { cache, superblock, groups, now, writable: options.write, changed: false };
-        volume.follow_journal()?;
-        Ok(volume)
+        let group_states = vec![GroupState::default(); superblock.groups as usize];
+        let now = Timestamp { seconds: superblock.last_used(), nanoseconds: 0 };
+        Ok(Self { cache, superblock, groups, group_states, now, writable: options.write, changed: false })
+    }
+
+    /// Refuses to write to a volume whose counts and bitmaps may be wrong.
+    fn check_clean(&self) -> Result<()> {
+        if self.superblock.is_clean() {
+            return Ok(());
+        }
+        let detail =
+            "the filesystem was not unmounted cleanly or has errors: it must be checked before it is changed";
+        Err(Error::plain(ErrorKind::Unsupported, detail))
     }
 
     /// Refuses changes to a volume that is open for reading.
@@ -116,12 +144,17 @@ impl Ext4 {
         Ok((block, (at % self.block_size()) as usize))
     }
 
-    /// Reads an inode that is in use.
-    pub(crate) fn inode(&self, number: u32) -> Result<Inode> {
+    /// Reads an inode that is in use or about to be removed.
+    pub(crate) fn any_inode(&self, number: u32) -> Result<Inode> {
         let (block, at) = self.inode_location(number)?;
         let bytes = self.cache.read(block)?;
         let record = &bytes[at..at + usize::from(self.superblock.inode_size)];
-        let inode = Inode::parse(&self.superblock, number, record)?;
+        Inode::parse(&self.superblock, number, record)
+    }
+
+    /// Reads an inode that is in use.
+    pub(crate) fn inode(&self, number: u32) -> Result<Inode> {
+        let inode = self.any_inode(number)?;
         if inode.links == 0 {
             return Err(Error::corrupt(Place::Inode(number.into()), "it is in use but has been removed"));
         }
@@ -141,17 +174,4 @@ impl Ext4 {
     pub(crate) fn run_at(&self, inode: &Inode, logical: u64) -> Result<Run> {
         mapping::run_at(&self.cache, &self.superblock, inode, logical)
     }
-}
-
-/// Refuses to write to a volume that would be left in a worse state, and says why.
-fn check_writable(superblock: &Superblock, disk: &dyn Disk) -> Result<()> {
-    superblock.features.check_writable()?;
-    if disk.is_read_only() {
-        return Err(Error::plain(ErrorKind::ReadOnly, "the disk beneath the filesystem is read-only"));
-    }
-    if !superblock.is_clean() {
-        let detail = "the filesystem was not unmounted cleanly or holds errors, and must be checked before it is changed";
-        return Err(Error::plain(ErrorKind::Unsupported, detail));
-    }
-    Ok(())
 }

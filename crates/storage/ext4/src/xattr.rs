@@ -168,6 +168,11 @@ impl Attributes {
         self.all().filter_map(|attribute| full_name(attribute.index, &attribute.name)).collect()
     }
 
+    /// Whether any value is in an inode of its own.
+    pub(crate) fn has_outside_values(&self) -> bool {
+        self.all().any(|attribute| matches!(attribute.value, Value::Inode { .. }))
+    }
+
     /// Finds a value by index and name, as it is on the volume.
     pub(crate) fn raw(&self, key: (u8, &[u8])) -> Option<&Value> {
         self.all().find(|attribute| attribute.is(key)).map(|attribute| &attribute.value)

@@ -1,0 +1,229 @@
+//! Changing the content of inodes: writing, truncating, punching.
+
+use std::ops::Range;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::extents::{Extent, MAX_WRITTEN};
+use crate::features::ro_compat;
+use crate::inode::{Inode, flags};
+use crate::mapping::{self, Run, RunPlace};
+use crate::volume::Ext4;
+
+/// The largest file that counts as small in the superblock.
+const SMALL_FILE: u64 = 0x7fff_ffff;
+
+impl Ext4 {
+    /// Refuses to change content that is not understood.
+    fn check_content(&self, inode: &Inode) -> Result<()> {
+        if inode.has_flag(flags::ENCRYPT) {
+            return Err(Error::unsupported("the file is encrypted"));
+        }
+        if inode.has_flag(flags::VERITY) {
+            return Err(Error::unsupported("the file is sealed by fs-verity"));
+        }
+        Ok(())
+    }
+
+    /// Writes to a file and records its size and times.
+    pub(crate) fn write_content(&mut self, mut inode: Inode, data: &[u8], offset: u64) -> Result<()> {
+        self.check_content(&inode)?;
+        let end = offset.checked_add(data.len() as u64);
+        let limit = mapping::logical_limit(&self.superblock, &inode) * self.block_size();
+        let Some(end) = end.filter(|end| *end <= limit) else {
+            return Err(Error::plain(ErrorKind::InvalidInput, "the file would be larger than it can be"));
+        };
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.move_inline_out(&mut inode)?;
+        if offset > inode.size {
+            self.zero_tail(&inode)?;
+        }
+        let (written, result) = self.write_blocks(&mut inode, data, offset);
+        if written > 0 {
+            inode.size = inode.size.max(offset + written);
+            debug_assert!(inode.size <= end.max(inode.size));
+        }
+        inode.modified = self.now;
+        inode.changed = self.now;
+        self.note_size(&inode);
+        self.put_inode(&inode)?;
+        result
+    }
+
+    /// Records in the superblock that there is a large file.
+    fn note_size(&mut self, inode: &Inode) {
+        if inode.size > SMALL_FILE && !inode.is_directory() {
+            self.superblock.features.ro_compat |= ro_compat::LARGE_FILE;
+        }
+    }
+
+    /// Writes data through the map, which it completes; answers how many bytes were written, with the error
+    /// where those are not all.
+    pub(crate) fn write_blocks(&mut self, inode: &mut Inode, data: &[u8], offset: u64) -> (u64, Result<()>) {
+        let mut done = 0;
+        while done < data.len() {
+            match self.write_run(inode, &data[done..], offset + done as u64) {
+                Ok(step) => done += step,
+                Err(error) => return (done as u64, Err(error)),
+            }
+        }
+        (done as u64, Ok(()))
+    }
+
+    /// Writes as much as one run holds; answers how many bytes that is.
+    fn write_run(&mut self, inode: &mut Inode, data: &[u8], offset: u64) -> Result<usize> {
+        let block_size = self.block_size();
+        let (first, within) = (offset / block_size, offset % block_size);
+        let blocks = (within + data.len() as u64).div_ceil(block_size);
+        let run = self.run_at(inode, first)?;
+        let run = Run { len: run.len.min(blocks), ..run };
+        let (start, len, fresh) = match run.place {
+            RunPlace::Written(start) => (start, run.len, false),
+            RunPlace::Unwritten(start) => (start, run.len, true),
+            RunPlace::Hole => {
+                let (start, len) = self.allocate_run(inode, run)?;
+                (start, len, true)
+            }
+        };
+        let step = (len * block_size - within).min(data.len() as u64) as usize;
+        let at = start * block_size + within;
+        if fresh {
+            // What surrounds the data in its first and last block must read as zeros.
+            self.zero_range(start * block_size..at)?;
+            let end = at + step as u64;
+            self.zero_range(end..(start + len) * block_size)?;
+        }
+        self.cache.write_data(&data[..step], at)?;
+        match run.place {
+            RunPlace::Written(_) => {}
+            RunPlace::Unwritten(_) => self.mark_written(inode, first..first + len)?,
+            RunPlace::Hole => self.map_run(inode, first, start, len)?,
+        }
+        Ok(step)
+    }
+
+    fn zero_range(&mut self, range: Range<u64>) -> Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        self.cache.zero_data(range.start, range.end - range.start)
+    }
+
+    /// Takes blocks for a hole, as many as there are in one piece.
+    fn allocate_run(&mut self, inode: &Inode, hole: Run) -> Result<(u64, u64)> {
+        let goal = self.goal(inode, hole.logical)?;
+        let want = hole.len.min(MAX_WRITTEN.into()) as u32;
+        let (start, len) = self.allocate_blocks(goal, want)?;
+        Ok((start, len.into()))
+    }
+
+    /// Where the block of a file is best put: behind the one before it, else near the inode.
+    pub(crate) fn goal(&self, inode: &Inode, logical: u64) -> Result<u64> {
+        if let Some(before) = logical.checked_sub(1) {
+            if let Some(start) = self.run_at(inode, before)?.start() {
+                return Ok(start + 1);
+            }
+        }
+        let group = (inode.number - 1) / self.superblock.inodes_per_group;
+        Ok(self.superblock.group_start(group))
+    }
+
+    /// Maps blocks just taken; where that fails, they are given back.
+    pub(crate) fn map_run(&mut self, inode: &mut Inode, logical: u64, start: u64, len: u64) -> Result<()> {
+        let sectors = self.block_size() / 512;
+        let (mapped, result) = match (inode.has_flag(flags::EXTENTS), u32::try_from(logical)) {
+            (true, Ok(logical)) => {
+                let extent = Extent { logical, len: len as u32, start, unwritten: false };
+                let result = self.insert_extent(inode, extent);
+                (if result.is_ok() { len } else { 0 }, result)
+            }
+            _ => self.map_indirect(inode, logical, start, len),
+        };
+        inode.sectors += mapped * sectors;
+        if mapped < len {
+            self.free_blocks(start + mapped, len - mapped)?;
+        }
+        result
+    }
+
+    /// Unmaps a range of logical blocks and gives back what it took.
+    pub(crate) fn unmap(&mut self, inode: &mut Inode, range: Range<u64>) -> Result<()> {
+        match inode.has_flag(flags::EXTENTS) {
+            true => self.cut_extents(inode, range),
+            false => self.cut_indirect(inode, range),
+        }
+    }
+
+    /// Makes the rest of a file's last block zeros, so that growing shows nothing old.
+    fn zero_tail(&mut self, inode: &Inode) -> Result<()> {
+        let size = inode.size;
+        self.zero_within(inode, size..size.next_multiple_of(self.block_size()))
+    }
+
+    /// Makes a range of bytes within one block zeros, where it is mapped.
+    fn zero_within(&mut self, inode: &Inode, range: Range<u64>) -> Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let block_size = self.block_size();
+        if let RunPlace::Written(start) = self.run_at(inode, range.start / block_size)?.place {
+            let at = start * block_size + range.start % block_size;
+            self.zero_range(at..at + (range.end - range.start))?;
+        }
+        Ok(())
+    }
+
+    /// Changes a file's length.
+    pub(crate) fn truncate_content(&mut self, mut inode: Inode, size: u64) -> Result<()> {
+        self.check_content(&inode)?;
+        let block_size = self.block_size();
+        if size > mapping::logical_limit(&self.superblock, &inode) * block_size {
+            return Err(Error::plain(ErrorKind::InvalidInput, "the file would be larger than it can be"));
+        }
+        self.move_inline_out(&mut inode)?;
+        if size > inode.size {
+            self.zero_tail(&inode)?;
+        } else {
+            let result = self.unmap(&mut inode, size.div_ceil(block_size)..u64::from(u32::MAX) + 1);
+            self.put_inode(&inode)?;
+            result?;
+            self.zero_within(&inode, size..size.next_multiple_of(block_size))?;
+        }
+        inode.size = size;
+        inode.modified = self.now;
+        inode.changed = self.now;
+        self.note_size(&inode);
+        self.put_inode(&inode)
+    }
+
+    /// Makes a range of a file a hole.
+    pub(crate) fn punch_content(&mut self, mut inode: Inode, offset: u64, len: u64) -> Result<()> {
+        self.check_content(&inode)?;
+        let end = offset.saturating_add(len).min(inode.size);
+        if offset >= end {
+            return Ok(());
+        }
+        self.move_inline_out(&mut inode)?;
+        let block_size = self.block_size();
+        let mut whole = offset.div_ceil(block_size)..end / block_size;
+        if end == inode.size {
+            // Nothing of the last block is left, however much of it the file has.
+            whole.end = end.div_ceil(block_size);
+        }
+        if whole.start > whole.end || (whole.is_empty() && offset / block_size == end / block_size) {
+            self.zero_within(&inode, offset..end)?;
+        } else {
+            self.zero_within(&inode, offset..whole.start * block_size)?;
+            self.zero_within(&inode, (whole.end * block_size).min(end)..end)?;
+        }
+        if whole.start < whole.end {
+            let result = self.unmap(&mut inode, whole);
+            self.put_inode(&inode)?;
+            result?;
+        }
+        inode.modified = self.now;
+        inode.changed = self.now;
+        self.put_inode(&inode)
+    }
+}

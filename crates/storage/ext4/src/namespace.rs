@@ -1,0 +1,316 @@
+//! Names: making, linking, removing and moving them, with the link counts that follow.
+
+use vmwright_vfs::{FileType, NewNode, RenameMode};
+
+use crate::directory::{DirBlocks, Found};
+use crate::error::{Error, ErrorKind, Place, Result};
+use crate::features::ro_compat;
+use crate::inode::{self, Inode, flags};
+use crate::names::WriteBlocks;
+use crate::volume::Ext4;
+
+/// The most names that an inode can have.
+const MAX_LINKS: u16 = 65_000;
+
+/// The deepest directory that is followed upwards.
+const MAX_DEPTH: usize = 1 << 16;
+
+fn invalid(detail: &'static str) -> Error {
+    Error::plain(ErrorKind::InvalidInput, detail)
+}
+
+fn check_name(name: &[u8]) -> Result<()> {
+    let reserved = name.is_empty() || name == b"." || name == b"..";
+    if reserved || name.len() > crate::dir_block::NAME_MAX || name.iter().any(|byte| matches!(byte, 0 | b'/'))
+    {
+        return Err(invalid("the name is not one that a file can have"));
+    }
+    Ok(())
+}
+
+impl Ext4 {
+    /// Finds a name that must be there.
+    fn existing(&self, dir: &Inode, name: &[u8]) -> Result<Found> {
+        check_name(name)?;
+        let found = self.find_name(dir, name)?;
+        found.ok_or_else(|| Error::plain(ErrorKind::NotFound, "there is no such name"))
+    }
+
+    /// Refuses a name that is there already.
+    fn check_absent(&self, dir: &Inode, name: &[u8]) -> Result<()> {
+        check_name(name)?;
+        match self.find_name(dir, name)? {
+            Some(_) => Err(Error::plain(ErrorKind::Exists, "the name exists already")),
+            None => Ok(()),
+        }
+    }
+
+    /// Changes the names of a directory and stamps it.
+    fn change_names<T>(
+        &mut self,
+        mut dir: Inode,
+        change: impl FnOnce(&crate::directory::Directory<'_>, &mut dyn DirBlocks) -> Result<T>,
+    ) -> Result<T> {
+        let hash = self.superblock.hash_config();
+        let names = self.names_of(&dir, &hash);
+        let result = change(&names, &mut WriteBlocks { volume: self, inode: &mut dir });
+        if result.is_ok() {
+            dir.modified = self.now;
+            dir.changed = self.now;
+        }
+        // Blocks may have been added even where the change failed.
+        self.put_inode(&dir)?;
+        result
+    }
+
+    fn add_name(&mut self, dir: u32, name: &[u8], inode: u32, file_type: FileType) -> Result<()> {
+        let dir = self.prepare_directory(dir)?;
+        let number = inode::entry_type(file_type);
+        self.change_names(dir, |names, blocks| names.add(blocks, name, inode, number))
+    }
+
+    fn remove_name(&mut self, dir: u32, name: &[u8]) -> Result<()> {
+        let dir = self.prepare_directory(dir)?;
+        self.change_names(dir, |names, blocks| names.remove(blocks, name)).map(drop)
+    }
+
+    fn set_name(&mut self, dir: u32, name: &[u8], inode: u32, file_type: FileType) -> Result<()> {
+        let dir = self.prepare_directory(dir)?;
+        let number = inode::entry_type(file_type);
+        self.change_names(dir, |names, blocks| names.set_entry(blocks, name, inode, number)).map(drop)
+    }
+
+    fn set_parent(&mut self, dir: u32, parent: u32) -> Result<()> {
+        let dir = self.prepare_directory(dir)?;
+        self.change_names(dir, |names, blocks| names.set_parent(blocks, parent))
+    }
+
+    /// Whether a directory has room for one more directory in it.
+    fn check_subdirectory(&self, dir: &Inode) -> Result<()> {
+        let uncounted =
+            self.superblock.features.has_ro_compat(ro_compat::DIR_NLINK) && dir.has_flag(flags::INDEX);
+        if dir.links >= MAX_LINKS && !uncounted {
+            return Err(Error::plain(ErrorKind::NoSpace, "the directory has as many directories as it can"));
+        }
+        Ok(())
+    }
+
+    /// Counts a directory's own directories; beyond the limit they are no longer counted, which one stands for.
+    fn count_subdirectory(&mut self, dir: u32, more: bool) -> Result<()> {
+        let mut dir = self.directory(dir)?;
+        dir.links = match (dir.links, more) {
+            (1, _) => 1,
+            (MAX_LINKS.., true) => 1,
+            (links, true) => links + 1,
+            // An empty directory has two; less would make it look removed.
+            (links, false) => (links - 1).max(2),
+        };
+        dir.changed = self.now;
+        self.put_inode(&dir)
+    }
+
+    /// Makes an inode and names it.
+    pub(crate) fn create_node(&mut self, dir: u32, name: &[u8], node: &NewNode) -> Result<u32> {
+        let parent = self.prepare_directory(dir)?;
+        self.check_absent(&parent, name)?;
+        let directory = matches!(node.kind, vmwright_vfs::NodeKind::Directory);
+        if directory {
+            self.check_subdirectory(&parent)?;
+        }
+        let inode = self.new_inode(&parent, node)?;
+        self.put_inode(&inode)?;
+        if let Err(error) = self.add_name(dir, name, inode.number, inode.file_type) {
+            self.remove_inode(inode)?;
+            return Err(error);
+        }
+        if directory {
+            self.count_subdirectory(dir, true)?;
+        }
+        Ok(inode.number)
+    }
+
+    /// Gives an inode another name.
+    pub(crate) fn link_node(&mut self, inode: u32, dir: u32, name: &[u8]) -> Result<()> {
+        let parent = self.prepare_directory(dir)?;
+        let mut inode = self.inode(inode)?;
+        if inode.is_directory() {
+            return Err(invalid("a directory has only one name"));
+        }
+        if inode.links >= MAX_LINKS {
+            return Err(Error::plain(ErrorKind::NoSpace, "the file has as many names as it can"));
+        }
+        self.check_absent(&parent, name)?;
+        self.add_name(dir, name, inode.number, inode.file_type)?;
+        inode.links += 1;
+        inode.changed = self.now;
+        self.put_inode(&inode)
+    }
+
+    /// Removes the name of something that is no directory.
+    pub(crate) fn unlink_name(&mut self, dir: u32, name: &[u8]) -> Result<()> {
+        let parent = self.prepare_directory(dir)?;
+        let inode = self.inode(self.existing(&parent, name)?.inode)?;
+        if inode.is_directory() {
+            return Err(invalid("the name is that of a directory"));
+        }
+        self.check_droppable(&inode)?;
+        self.remove_name(dir, name)?;
+        self.drop_link(inode)
+    }
+
+    /// Refuses what could not be done away with, before any name is removed.
+    fn check_droppable(&self, inode: &Inode) -> Result<()> {
+        if inode.is_directory() || inode.links == 1 { self.check_attributes_removable(inode) } else { Ok(()) }
+    }
+
+    /// Counts one name less, and does away with an inode that has none left; for a directory its only one.
+    fn drop_link(&mut self, mut inode: Inode) -> Result<()> {
+        if inode.is_directory() || inode.links <= 1 {
+            return self.remove_inode(inode);
+        }
+        inode.links -= 1;
+        inode.changed = self.now;
+        self.put_inode(&inode)
+    }
+
+    fn check_empty(&self, dir: &Inode) -> Result<()> {
+        let dir = self.directory(dir.number)?;
+        let mut empty = true;
+        self.visit_names(&dir, &mut |_, _, _| {
+            empty = false;
+            std::ops::ControlFlow::Break(())
+        })?;
+        if empty { Ok(()) } else { Err(invalid("the directory is not empty")) }
+    }
+
+    /// Removes an empty directory.
+    pub(crate) fn remove_directory(&mut self, dir: u32, name: &[u8]) -> Result<()> {
+        let parent = self.prepare_directory(dir)?;
+        let inode = self.inode(self.existing(&parent, name)?.inode)?;
+        if !inode.is_directory() {
+            return Err(invalid("the name is not that of a directory"));
+        }
+        if inode.number == dir {
+            return Err(Error::corrupt(Place::Inode(dir.into()), "the directory holds itself"));
+        }
+        self.check_empty(&inode)?;
+        self.check_droppable(&inode)?;
+        self.remove_name(dir, name)?;
+        self.drop_link(inode)?;
+        self.count_subdirectory(dir, false)
+    }
+
+    /// Moves a name.
+    pub(crate) fn rename_name(
+        &mut self,
+        from: (u32, &[u8]),
+        to: (u32, &[u8]),
+        mode: RenameMode,
+    ) -> Result<()> {
+        let (from_dir, to_dir) = (self.prepare_directory(from.0)?, self.prepare_directory(to.0)?);
+        let moved = self.inode(self.existing(&from_dir, from.1)?.inode)?;
+        check_name(to.1)?;
+        let target = match self.find_name(&to_dir, to.1)? {
+            Some(found) => Some(self.inode(found.inode)?),
+            None => None,
+        };
+        match (mode, &target) {
+            (RenameMode::NoReplace, Some(_)) => {
+                return Err(Error::plain(ErrorKind::Exists, "the name exists already"));
+            }
+            (RenameMode::Exchange, None) => {
+                return Err(Error::plain(ErrorKind::NotFound, "there is nothing to swap with"));
+            }
+            // Two names of one inode are left as they are, as POSIX has it.
+            (_, Some(target)) if target.number == moved.number => return Ok(()),
+            _ => {}
+        }
+        self.check_not_within(&moved, to.0)?;
+        match (mode, target) {
+            (RenameMode::Exchange, Some(target)) => self.exchange((from, moved), (to, target)),
+            (_, target) => self.replace((from, moved), (to, target)),
+        }
+    }
+
+    /// Refuses to move a directory into itself.
+    fn check_not_within(&self, moved: &Inode, dir: u32) -> Result<()> {
+        if !moved.is_directory() {
+            return Ok(());
+        }
+        let mut at = dir;
+        for _ in 0..MAX_DEPTH {
+            if at == moved.number {
+                return Err(invalid("a directory cannot be moved into itself"));
+            }
+            if at == inode::ROOT_INODE {
+                return Ok(());
+            }
+            let above = self.find_name(&self.directory(at)?, b"..")?;
+            let missing = || Error::corrupt(Place::Inode(at.into()), "a directory has no parent entry");
+            at = above.ok_or_else(missing)?.inode;
+        }
+        Err(Error::corrupt(Place::Inode(dir.into()), "the directory's parents never reach the root"))
+    }
+
+    fn replace(
+        &mut self,
+        ((from, from_name), moved): ((u32, &[u8]), Inode),
+        ((to, to_name), target): ((u32, &[u8]), Option<Inode>),
+    ) -> Result<()> {
+        if let Some(target) = &target {
+            if target.is_directory() != moved.is_directory() {
+                return Err(invalid("one is a directory and the other is not"));
+            }
+            if target.is_directory() {
+                self.check_empty(target)?;
+            }
+            self.check_droppable(target)?;
+        } else if moved.is_directory() && from != to {
+            self.check_subdirectory(&self.directory(to)?)?;
+        }
+        match &target {
+            Some(_) => self.set_name(to, to_name, moved.number, moved.file_type)?,
+            None => self.add_name(to, to_name, moved.number, moved.file_type)?,
+        }
+        self.remove_name(from, from_name)?;
+        if moved.is_directory() && from != to {
+            self.set_parent(moved.number, to)?;
+            self.count_subdirectory(from, false)?;
+            self.count_subdirectory(to, true)?;
+        }
+        self.stamp(moved.number)?;
+        let Some(target) = target else { return Ok(()) };
+        let directory = target.is_directory();
+        self.drop_link(target)?;
+        if directory { self.count_subdirectory(to, false) } else { Ok(()) }
+    }
+
+    fn exchange(
+        &mut self,
+        ((from, from_name), moved): ((u32, &[u8]), Inode),
+        ((to, to_name), target): ((u32, &[u8]), Inode),
+    ) -> Result<()> {
+        self.check_not_within(&target, from)?;
+        self.set_name(to, to_name, moved.number, moved.file_type)?;
+        self.set_name(from, from_name, target.number, target.file_type)?;
+        for (inode, old, new) in [(&moved, from, to), (&target, to, from)] {
+            if inode.is_directory() && old != new {
+                self.set_parent(inode.number, new)?;
+                // Where both are directories the counts come out as they were.
+                if moved.is_directory() != target.is_directory() {
+                    self.count_subdirectory(old, false)?;
+                    self.count_subdirectory(new, true)?;
+                }
+            }
+            self.stamp(inode.number)?;
+        }
+        Ok(())
+    }
+
+    /// Records that an inode changed now.
+    fn stamp(&mut self, number: u32) -> Result<()> {
+        let mut inode = self.inode(number)?;
+        inode.changed = self.now;
+        self.put_inode(&inode)
+    }
+}

@@ -1,0 +1,142 @@
+//! Images made at test time.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vmwright_disk::{Disk, HostFile};
+use vmwright_ext4::{Ext4, Options};
+use vmwright_judges::{output, run};
+
+/// A way to make a volume.
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    /// What mke2fs is told.
+    mke2fs: &'static [&'static str],
+    /// What debugfs changes in the superblock afterwards.
+    debugfs: &'static [&'static str],
+    /// Whether volumes of this kind can be changed.
+    pub(crate) writable: bool,
+}
+
+const fn kind(name: &'static str, mke2fs: &'static [&'static str]) -> Kind {
+    Kind { name, mke2fs, debugfs: &[], writable: true }
+}
+
+const fn read_only(name: &'static str, mke2fs: &'static [&'static str]) -> Kind {
+    Kind { name, mke2fs, debugfs: &[], writable: false }
+}
+
+/// Every kind of volume that is tested.
+pub(crate) const KINDS: &[Kind] = &[
+    kind("default", &["-t", "ext4"]),
+    kind("1k", &["-t", "ext4", "-b", "1024"]),
+    kind("2k", &["-t", "ext4", "-b", "2048"]),
+    kind("ext2", &["-t", "ext2"]),
+    kind("ext2_1k", &["-t", "ext2", "-b", "1024"]),
+    kind("ext3", &["-t", "ext3"]),
+    kind("32bit", &["-t", "ext4", "-O", "^64bit"]),
+    kind("seed", &["-t", "ext4", "-O", "metadata_csum,metadata_csum_seed"]),
+    kind("uninit", &["-t", "ext4", "-O", "^metadata_csum,uninit_bg"]),
+    kind("plain", &["-t", "ext4", "-O", "^metadata_csum,^uninit_bg"]),
+    kind("no_flex", &["-t", "ext4", "-O", "^flex_bg,^resize_inode", "-g", "8192"]),
+    kind("no_index", &["-t", "ext4", "-O", "^dir_index"]),
+    kind("inline", &["-t", "ext4", "-O", "inline_data"]),
+    kind("inline_wide", &["-t", "ext4", "-O", "inline_data", "-I", "1024"]),
+    kind("small_inodes", &["-t", "ext4", "-I", "128"]),
+    kind("no_journal", &["-t", "ext4", "-O", "^has_journal"]),
+    kind("orphan_file", &["-t", "ext4", "-O", "orphan_file"]),
+    kind("fast_commit", &["-t", "ext4", "-O", "fast_commit", "-J", "size=16"]),
+    kind("large_dir", &["-t", "ext4", "-O", "large_dir", "-b", "1024"]),
+    kind("ea_inode", &["-t", "ext4", "-O", "ea_inode"]),
+    Kind {
+        name: "unsigned_tea",
+        mke2fs: &["-t", "ext4"],
+        debugfs: &["ssv flags 2", "ssv def_hash_version tea"],
+        writable: true,
+    },
+    Kind {
+        name: "unsigned_legacy",
+        mke2fs: &["-t", "ext4", "-O", "^metadata_csum"],
+        debugfs: &["ssv flags 2", "ssv def_hash_version legacy"],
+        writable: true,
+    },
+    read_only("bigalloc", &["-t", "ext4", "-O", "bigalloc"]),
+    read_only("meta_bg", &["-t", "ext4", "-O", "meta_bg,^resize_inode", "-g", "2048"]),
+    read_only("quota", &["-t", "ext4", "-O", "quota"]),
+];
+
+/// Finds a kind by its name.
+pub(crate) fn named(name: &str) -> &'static Kind {
+    KINDS.iter().find(|kind| kind.name == name).unwrap()
+}
+
+/// An image file in a folder of its own.
+pub(crate) struct Image {
+    _dir: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl Image {
+    /// Makes an empty volume of some mebibytes.
+    pub(crate) fn make(kind: &Kind, mebibytes: u64) -> Self {
+        let image = Self::file(mebibytes << 20);
+        let inodes = (mebibytes * 512).to_string();
+        let fixed = ["-q", "-F", "-N", &inodes];
+        let args = fixed.iter().chain(kind.mke2fs).map(OsStr::new);
+        run("mke2fs", args.chain([image.path.as_os_str()]));
+        for request in kind.debugfs {
+            run("debugfs", ["-w".as_ref(), "-R".as_ref(), request.as_ref(), image.path.as_os_str()]);
+        }
+        image
+    }
+
+    fn file(len: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        std::fs::File::create(&path).unwrap().set_len(len).unwrap();
+        Self { _dir: dir, path }
+    }
+
+    /// Makes an image that holds the given bytes.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
+        let image = Self::file(0);
+        std::fs::write(&image.path, bytes).unwrap();
+        image
+    }
+
+    /// Copies the image as it is now, holes kept.
+    pub(crate) fn copy(&self) -> Self {
+        let copy = Self::file(0);
+        let args = ["--sparse=always".as_ref(), self.path.as_os_str(), copy.path.as_os_str()];
+        run("cp", args);
+        copy
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn disk(&self, read_only: bool) -> Arc<dyn Disk> {
+        Arc::new(HostFile::open(&self.path, read_only).unwrap())
+    }
+
+    /// Opens it for reading.
+    pub(crate) fn open(&self) -> Ext4 {
+        Ext4::open(self.disk(true), Options::default()).unwrap()
+    }
+
+    /// What e2fsck says, if it says that anything is wrong.
+    pub(crate) fn complaints(&self) -> Option<String> {
+        let output = output("e2fsck", ["-fn".as_ref(), self.path.as_os_str()]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        (output.status.code() != Some(0)).then_some(text)
+    }
+
+    /// Fails unless e2fsck finds nothing wrong.
+    pub(crate) fn assert_sound(&self, when: &str) {
+        if let Some(complaints) = self.complaints() {
+            panic!("e2fsck {when}: {complaints}");
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Volumes made by mke2fs and filled by the kernel, held against the kernel and e2fsck.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod images;
+mod populate;
+mod reading;
+mod tree;
