@@ -13,3 +13,6 @@ pub use cpio::Archive;
 pub use error::{Error, Result};
 pub use kernel::Kernel;
 pub use modules::{Module, Modules};
+
+/// The agent: a static program for x86-64 Linux, which an initramfs carries as `/init`.
+pub const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/vmwright-agent"));
