@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use vmwright_disk::{Disk, Extent};
 
-use crate::info::ImageInfo;
+use crate::info::{CheckReport, ImageInfo};
 use crate::qcow2::layout::BackingName;
 use crate::qcow2::{self, Qcow2};
 use crate::raw::Raw;
@@ -105,6 +105,16 @@ impl Image {
             Driver::Raw(_) => raw_info(&*self.file),
             // As it stands in the file: writing changes it.
             Driver::Qcow2(_) => qcow2::info::info(&*self.file, &qcow2::open::read_header(&*self.file)?),
+        }
+    }
+
+    /// Checks the image's own tables; an error of kind corrupt where they cannot even be followed.
+    ///
+    /// Looks at what is in the file: changes that were not flushed are not seen.
+    pub fn check(&self) -> Result<CheckReport> {
+        match &self.driver {
+            Driver::Raw(_) => Ok(CheckReport::default()),
+            Driver::Qcow2(image) => image.check(),
         }
     }
 

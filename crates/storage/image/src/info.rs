@@ -129,3 +129,23 @@ pub struct BitmapInfo {
     /// The flags `in-use` and `auto`, as far as set.
     pub flags: Vec<&'static str>,
 }
+
+/// What a check of an image found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct CheckReport {
+    /// Clusters with more recorded references than there are: wasted space.
+    pub leaked_clusters: u64,
+    /// Clusters with fewer recorded references than there are: writing could destroy data.
+    pub low_refcounts: u64,
+    /// Entries whose flag for an exclusive cluster is wrong: writing could destroy data.
+    pub wrong_flags: u64,
+}
+
+impl CheckReport {
+    /// Whether nothing is wrong except that space may be wasted.
+    pub fn is_safe(&self) -> bool {
+        self.low_refcounts == 0 && self.wrong_flags == 0
+    }
+}

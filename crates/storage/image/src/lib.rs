@@ -39,7 +39,7 @@ pub use create::{CreateOptions, create, create_on};
 pub use error::{Error, Result};
 pub use format::{Format, FormatChoice, probe};
 pub use image::{BackingFile, Image, OpenOptions, describe};
-pub use info::{BitmapInfo, FormatInfo, ImageInfo, Qcow2Info, SnapshotInfo};
+pub use info::{BitmapInfo, CheckReport, FormatInfo, ImageInfo, Qcow2Info, SnapshotInfo};
 pub use qcow2::create::{Compat, Preallocation, Qcow2Options};
 
 pub(crate) use image::allocated;

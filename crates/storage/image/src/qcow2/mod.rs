@@ -7,6 +7,7 @@
 //! ```
 
 mod alloc;
+mod check;
 pub(crate) mod compress;
 pub(crate) mod create;
 mod flush;
@@ -22,6 +23,9 @@ mod state;
 mod tables;
 mod write;
 mod zero;
+
+#[cfg(test)]
+mod crash_tests;
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 

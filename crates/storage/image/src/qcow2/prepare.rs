@@ -1,10 +1,9 @@
 //! What happens before the first change to an image.
 
 use super::layout::{
-    AT_AUTOCLEAR, AUTOCLEAR_BITMAPS, INCOMPATIBLE_DIRTY, MAX_REFTABLE_BYTES, OFFSET_MASK, REFTABLE_MASK,
-    Version,
+    AT_AUTOCLEAR, AUTOCLEAR_BITMAPS, INCOMPATIBLE_DIRTY, OFFSET_MASK, REFTABLE_MASK, Version,
 };
-use super::state::{State, Writer, read_table};
+use super::state::{State, Writer};
 use super::tables::{self, BITMAP_IN_USE};
 use super::{Qcow2, repair};
 use crate::{Error, Result};
@@ -42,16 +41,7 @@ impl Qcow2 {
     }
 
     fn load_writer(&self, state: &mut State) -> Result<()> {
-        let (file, header) = (&*self.file, &self.header);
-        let len = u64::from(header.reftable_clusters) * header.cluster_size();
-        let what = "the refcount table";
-        let reftable = read_table(file, header, what, header.reftable_offset, len, MAX_REFTABLE_BYTES)?;
-        state.writer = Writer {
-            reftable_offset: header.reftable_offset,
-            reftable_clusters: header.reftable_clusters.into(),
-            reftable,
-            ..Writer::default()
-        };
+        state.writer = self.read_writer()?;
         self.collect_metadata(state)
     }
 

@@ -41,7 +41,13 @@ impl Counts {
         Ok(())
     }
 
-    fn get(&self, host: u64) -> u32 {
+    /// Every cluster of the file with its number of references.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.counts.iter().enumerate().map(|(cluster, count)| (cluster as u64, u64::from(*count)))
+    }
+
+    /// How often the cluster at `host` is referenced.
+    pub(super) fn get(&self, host: u64) -> u32 {
         self.counts.get((host >> self.cluster_bits) as usize).copied().unwrap_or(0)
     }
 }
@@ -101,7 +107,7 @@ fn count_l1(image: &Qcow2, counts: &mut Counts, l1_at: u64, l1: &[u64]) -> Resul
         }
         counts.add(at, table, cluster_size)?;
         image.file.read_at(&mut bytes, table)?;
-        for index in (0..bytes.len()).step_by(8) {
+        for index in (0..bytes.len()).step_by(image.l2_entry_size() as usize) {
             let at = table + index as u64;
             match image.parse_l2(read_u64(&bytes, index), at)? {
                 L2Entry::Unallocated | L2Entry::Zero { host: None, .. } => {}
@@ -138,8 +144,7 @@ pub(super) fn rebuild_refcounts(image: &Qcow2, state: &mut State) -> Result<()> 
     drop_bad_blocks(image, state)?;
     cover_file(image, state)?;
     let counts = count(image, state)?;
-    for (cluster, count) in counts.counts.iter().enumerate() {
-        let (cluster, count) = (cluster as u64, u64::from(*count));
+    for (cluster, count) in counts.iter() {
         if image.refcount(&state.writer, cluster)? != count {
             image.set_refcount(&state.writer, cluster, count)?;
         }
