@@ -61,4 +61,4 @@ fn number(header: &[u8], offset: usize) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

@@ -185,4 +185,4 @@ fn parse(report: &str) -> Option<u32> {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

@@ -205,4 +205,4 @@ fn shutdown_reason(message: &Message) -> Option<ExitReason> {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

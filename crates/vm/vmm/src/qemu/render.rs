@@ -110,7 +110,7 @@ fn basics(admitted: &Admitted, arguments: &mut Arguments) {
 /// The kernel's command line: the caller's, and what the machine needs where the caller has not settled it.
 fn cmdline(admitted: &Admitted, tsc_khz: Option<u64>) -> String {
     let spec = admitted.spec();
-    let mut words: Vec<_> = spec.boot.cmdline.split_ascii_whitespace().map(str::to_owned).collect();
+    let mut words = words(&spec.boot.cmdline);
     // What follows a bare "--" belongs to the guest's first program.
     let init = words.iter().position(|word| word == "--").unwrap_or(words.len());
     let init = words.split_off(init);
@@ -133,6 +133,16 @@ fn cmdline(admitted: &Admitted, tsc_khz: Option<u64>) -> String {
     }
     words.extend(init);
     words.join(" ")
+}
+
+/// The words of a kernel's command line: spaces between double quotes separate nothing.
+fn words(cmdline: &str) -> Vec<String> {
+    let mut is_quoted = false;
+    let ends = |character: char| {
+        is_quoted ^= character == '"';
+        character.is_ascii_whitespace() && !is_quoted
+    };
+    cmdline.split(ends).filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
 fn console(spec: &Spec, arguments: &mut Arguments) {
@@ -193,4 +203,4 @@ fn image(
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;
