@@ -1,0 +1,60 @@
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vmwright_disk::{Access, Disk, FileId, Plan, Sharing, Transaction, TransactionOptions};
+use vmwright_image::chain::{ChainOptions, open_over};
+
+use crate::guest::{Mode, OpenOptions};
+use crate::{Error, Result};
+
+/// The images of a guest, beneath one transaction.
+///
+/// Reading goes through a transaction too: a change that a crash interrupted then shows through it.
+pub(crate) struct Session {
+    transaction: Transaction,
+    images: Vec<Arc<dyn Disk>>,
+}
+
+impl Session {
+    pub(crate) fn open(paths: &[PathBuf], options: &OpenOptions<'_>) -> Result<Self> {
+        let sharing = if options.mode == Mode::ForceShare { Sharing::Forced } else { Sharing::Locked };
+        let mut how = TransactionOptions::default().sharing(sharing).mode(options.write_mode);
+        if let Some(dir) = options.redo_dir {
+            how = how.redo_dir(dir);
+        }
+        let transaction = Transaction::begin(how);
+        let images =
+            paths.iter().map(|path| open_image(&transaction, path, options)).collect::<Result<_>>()?;
+        Ok(Self { transaction, images })
+    }
+
+    /// The disks that the guest sees.
+    pub(crate) fn disks(&self) -> Vec<Arc<dyn Disk>> {
+        self.images.clone()
+    }
+
+    pub(crate) fn plan(&self) -> Result<Plan> {
+        Ok(self.transaction.plan()?)
+    }
+
+    pub(crate) fn commit(self) -> Result<Plan> {
+        let Self { transaction, images } = self;
+        drop(images);
+        Ok(transaction.commit()?)
+    }
+}
+
+fn open_image(transaction: &Transaction, path: &Path, options: &OpenOptions<'_>) -> Result<Arc<dyn Disk>> {
+    let write = options.mode == Mode::Edit;
+    let file = transaction.open(path, if write { Access::Write } else { Access::Read })?;
+    let metadata = std::fs::metadata(path).map_err(Error::host("stat", path))?;
+    let id = FileId { device: metadata.dev(), inode: metadata.ino() };
+    let how = ChainOptions {
+        read_only: !write,
+        force_share: options.mode == Mode::ForceShare,
+        cache_bytes: options.cache_bytes,
+    };
+    let opened = open_over(file, path, Some(id), options.format, options.gate, how);
+    Ok(Arc::new(opened.map_err(Error::image("open the image", path))?))
+}
