@@ -88,6 +88,13 @@ impl MemoryFs {
         inode
     }
 
+    /// Enters a name without any check, for tests of what must not trust a filesystem.
+    pub fn force_name(&mut self, dir: InodeNumber, name: &[u8], inode: InodeNumber) {
+        if let Ok(names) = self.names_mut(dir) {
+            names.insert(name.to_vec(), inode);
+        }
+    }
+
     fn node(&self, inode: InodeNumber) -> Result<&Node> {
         self.nodes.get(&inode).ok_or_else(|| Error::new(ErrorKind::NotFound, "no such inode"))
     }

@@ -107,11 +107,17 @@ impl Root {
     /// The names in a directory by its location, sorted by their bytes.
     pub fn read_dir_at(&self, location: Location) -> Result<Vec<DirEntry>> {
         self.require_directory(location)?;
-        let mut entries = Vec::new();
+        let mut entries: Vec<DirEntry> = Vec::new();
+        let mut all_plain = true;
         self.filesystem(location.mount).read_dir(location.inode, &mut |entry| {
+            all_plain = is_plain(&entry.name);
             entries.push(entry);
-            if entries.len() > ENTRIES_MAX { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            let go_on = all_plain && entries.len() <= ENTRIES_MAX;
+            if go_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
+        if !all_plain {
+            return Err(Error::new(ErrorKind::Corrupt, "the directory has a name that no file can have"));
+        }
         if entries.len() > ENTRIES_MAX {
             return Err(Error::new(ErrorKind::Unsupported, "the directory has more than 1048576 names"));
         }
@@ -157,6 +163,11 @@ impl Root {
     fn listing(&self, location: Location) -> Result<std::vec::IntoIter<DirEntry>> {
         Ok(self.read_dir_at(location)?.into_iter())
     }
+}
+
+/// Whether a name stays one name when it becomes part of a path.
+fn is_plain(name: &[u8]) -> bool {
+    !matches!(name, b"" | b"." | b"..") && !name.contains(&b'/') && !name.contains(&0)
 }
 
 pub(super) fn require_regular(metadata: &Metadata) -> Result<()> {

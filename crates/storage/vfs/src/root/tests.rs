@@ -224,3 +224,23 @@ fn a_directory_cannot_move_into_itself() {
 fn an_error_names_the_path() {
     assert_eq!(tree().read_file("/x/y", 1).unwrap_err().to_string(), "/x/y: no such file or directory");
 }
+
+#[test]
+fn names_that_would_change_a_path_are_corrupt() {
+    for name in [&b".."[..], b".", b"", b"a/b", b"../../etc", b"a\0"] {
+        let mut fs = MemoryFs::default();
+        let file = fs.create(fs.root(), b"file", &node(NodeKind::Regular)).unwrap();
+        fs.force_name(fs.root(), name, file);
+        assert_eq!(kind(Root::new(Box::new(fs)).read_dir("/")), ErrorKind::Corrupt);
+    }
+}
+
+#[test]
+fn a_directory_within_itself_ends_a_walk() {
+    let mut fs = MemoryFs::default();
+    let dir = fs.create(fs.root(), b"dir", &node(NodeKind::Directory)).unwrap();
+    fs.force_name(dir, b"again", dir);
+    let mut root = Root::new(Box::new(fs));
+    assert_eq!(kind(root.walk("/", &mut |_| ControlFlow::Continue(()))), ErrorKind::Corrupt);
+    assert_eq!(kind(root.remove_all("/dir")), ErrorKind::Corrupt);
+}
