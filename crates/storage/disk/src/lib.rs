@@ -24,6 +24,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
+#[cfg(any(test, feature = "test-util"))]
+pub mod conformance;
 mod error;
 mod extent;
 #[cfg(any(test, feature = "test-util"))]

@@ -181,7 +181,7 @@ impl Handle for RealHandle {
         const EXT: i64 = 0xef53;
         const TMPFS: i64 = 0x0102_1994;
         const FAT: i64 = 0x4d44;
-        !rustix::fs::fstatfs(&self.file).is_ok_and(|stat| [EXT, TMPFS, FAT].contains(&(stat.f_type as i64)))
+        !rustix::fs::fstatfs(&self.file).is_ok_and(|stat| [EXT, TMPFS, FAT].contains(&stat.f_type))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

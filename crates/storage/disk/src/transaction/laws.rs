@@ -93,11 +93,11 @@ impl Scenario {
         txn.commit().map(|_| ())
     }
 
-    fn old(&self) -> Contents {
+    fn original(&self) -> Contents {
         self.files.iter().map(|(_, bytes)| bytes.clone()).collect()
     }
 
-    fn new(&self) -> Contents {
+    fn changed(&self) -> Contents {
         let host = self.host();
         self.run(&host).unwrap();
         self.raw(&host)
@@ -145,7 +145,7 @@ impl Scenario {
 
     /// Stops at every operation, in every way.
     fn crash_everywhere(&self, samples: u64) {
-        let (old, new) = (self.old(), self.new());
+        let (old, new) = (self.original(), self.changed());
         let clean = self.host();
         self.run(&clean).unwrap();
         let operations = clean.log().len();
@@ -169,7 +169,7 @@ impl Scenario {
 
     /// Stops at every operation of the recovery after every stop of a commit.
     fn crash_in_recovery(&self, samples: u64) {
-        let (old, new) = (self.old(), self.new());
+        let (old, new) = (self.original(), self.changed());
         let clean = self.host();
         self.run(&clean).unwrap();
         let mut interrupted = 0;
@@ -201,7 +201,7 @@ impl Scenario {
 
     /// Lets every operation fail in turn while the host goes on.
     fn fail_everywhere(&self, fault: SimFault) {
-        let (old, new) = (self.old(), self.new());
+        let (old, new) = (self.original(), self.changed());
         let clean = self.host();
         self.run(&clean).unwrap();
         for nth in 0..clean.log().len() {
@@ -266,6 +266,17 @@ fn files_are_old_or_new_when_any_operation_fails() {
     }
 }
 
+/// A host on which a commit stopped before its first operation of this name, and everything before was lost
+/// that was not synced.
+fn stopped_before(scenario: &Scenario, operation: &str) -> SimHost {
+    let clean = scenario.host();
+    scenario.run(&clean).unwrap();
+    let host = scenario.host();
+    host.set_fault(clean.log().iter().position(|line| line == operation).unwrap(), SimFault::Crash);
+    scenario.run(&host).unwrap_err();
+    host.after_crash(Loss::Everything)
+}
+
 /// A host on which a commit stopped while it was putting the change in place.
 fn interrupted(scenario: &Scenario) -> SimHost {
     let clean = scenario.host();
@@ -302,12 +313,50 @@ fn a_redo_whose_image_someone_else_changed_is_refused() {
 }
 
 #[test]
+fn a_tail_that_someone_else_changed_is_not_cut_off() {
+    let scenario = Scenario::shrinking_file();
+    let host = stopped_before(&scenario, "resize /images/a");
+    host.meddle("/images/a", 9_000, b"precious");
+    assert_eq!(scenario.recover(&host, 0).unwrap_err().kind(), ErrorKind::InUse);
+    assert_eq!(host.content("/images/a").unwrap()[9_000..9_008], *b"precious");
+}
+
+#[test]
+fn bytes_that_someone_else_appended_are_not_overwritten() {
+    let scenario = Scenario::one_file();
+    let host = stopped_before(&scenario, "resize /images/a");
+    // Within the new length, where the change itself leaves zeros.
+    host.meddle("/images/a", 20_900, b"precious");
+    assert_eq!(scenario.recover(&host, 0).unwrap_err().kind(), ErrorKind::InUse);
+    assert_eq!(host.content("/images/a").unwrap()[20_900..], *b"precious");
+}
+
+#[test]
+fn a_change_that_runs_out_of_space_stays_in_its_redo_and_shows_through() {
+    let scenario = Scenario::one_file();
+    let clean = scenario.host();
+    scenario.run(&clean).unwrap();
+    let log = clean.log();
+    let host = scenario.host();
+    let write = log.iter().rposition(|line| line == "write /images/a").unwrap();
+    host.set_fault(write, SimFault::Fail(std::io::ErrorKind::StorageFull));
+    let error = scenario.run(&host).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
+    let bytes = error.bytes_to_free().unwrap();
+    assert!(error.to_string().contains(&format!("free {bytes} bytes")), "{error}");
+    assert_eq!(scenario.seen(&host).unwrap(), scenario.changed(), "the new content shows through");
+    assert_ne!(scenario.raw(&host), scenario.changed());
+    assert_eq!(scenario.recover(&host, 0).unwrap(), Recovered::Applied);
+    assert_eq!(scenario.raw(&host), scenario.changed());
+}
+
+#[test]
 fn a_change_elsewhere_in_the_image_does_not_prevent_recovery() {
     let scenario = Scenario::one_file();
     let host = interrupted(&scenario);
     host.meddle("/images/a", 5000, b"untouched by the redo");
     assert_eq!(scenario.recover(&host, 0).unwrap(), Recovered::Applied);
-    let mut expected = scenario.new();
+    let mut expected = scenario.changed();
     expected[0][5000..5021].copy_from_slice(b"untouched by the redo");
     assert_eq!(scenario.raw(&host), expected);
 }
@@ -323,7 +372,7 @@ fn a_refused_redo_can_be_applied_or_given_up_by_decision() {
     let options = scenario.options(&copy);
     assert!(pending(path, &options).unwrap().is_some());
     assert_eq!(recover(path, Recovery::Apply, &options).unwrap(), Recovered::Applied);
-    assert_eq!(scenario.raw(&copy), scenario.new());
+    assert_eq!(scenario.raw(&copy), scenario.changed());
 
     let options = scenario.options(&host);
     assert_eq!(recover(path, Recovery::Discard, &options).unwrap(), Recovered::Discarded);
@@ -335,9 +384,9 @@ fn a_refused_redo_can_be_applied_or_given_up_by_decision() {
 fn a_file_that_took_the_name_of_the_image_is_left_alone() {
     let scenario = Scenario::one_file();
     let host = interrupted(&scenario);
-    host.add("/images/a", scenario.old().remove(0));
+    host.add("/images/a", scenario.original().remove(0));
     assert_eq!(scenario.recover(&host, 0).unwrap_err().kind(), ErrorKind::InUse);
-    assert_eq!(scenario.raw(&host), scenario.old());
+    assert_eq!(scenario.raw(&host), scenario.original());
 }
 
 #[test]
@@ -397,7 +446,7 @@ fn dropping_a_transaction_changes_nothing() {
     assert_eq!(disk.write_at(&[1], 0).unwrap_err().kind(), ErrorKind::ReadOnly);
     drop(disk);
     assert!(host.log().is_empty(), "{:?}", host.log());
-    assert_eq!(scenario.raw(&host), scenario.old());
+    assert_eq!(scenario.raw(&host), scenario.original());
 }
 
 #[test]
@@ -423,7 +472,7 @@ fn writing_what_is_there_already_is_no_change() {
     let host = scenario.host();
     let txn = Transaction::begin(scenario.options(&host));
     let disk = txn.open(Path::new("/images/a"), Access::Write).unwrap();
-    disk.write_at(&scenario.old()[0], 0).unwrap();
+    disk.write_at(&scenario.original()[0], 0).unwrap();
     assert!(txn.plan().unwrap().files.is_empty());
     assert!(txn.commit().unwrap().files.is_empty());
     assert!(!host.log().iter().any(|line| line.starts_with("sync")), "{:?}", host.log());
