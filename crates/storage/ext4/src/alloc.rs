@@ -48,7 +48,7 @@ impl Ext4 {
             let actual = self.block_bitmap_checksum(&bits);
             self.check_bitmap(group, "the block bitmap's checksum", descriptor.block_bitmap_csum, actual)?;
         }
-        let free = bitmap::count_clear(&*self.cache.read(descriptor.block_bitmap)?, len);
+        let free = bitmap::count_clear(&self.cache.read(descriptor.block_bitmap)?, len);
         if free != descriptor.free_blocks {
             let (expected, actual) = (descriptor.free_blocks.into(), free.into());
             let what = "the count of free blocks in the bitmap";
@@ -76,7 +76,7 @@ impl Ext4 {
             let actual = self.inode_bitmap_checksum(&bits);
             self.check_bitmap(group, "the inode bitmap's checksum", descriptor.inode_bitmap_csum, actual)?;
         }
-        let free = bitmap::count_clear(&*self.cache.read(descriptor.inode_bitmap)?, len);
+        let free = bitmap::count_clear(&self.cache.read(descriptor.inode_bitmap)?, len);
         if free != descriptor.free_inodes {
             let (expected, actual) = (descriptor.free_inodes.into(), free.into());
             let what = "the count of free inodes in the bitmap";
@@ -233,7 +233,7 @@ impl Ext4 {
             let block = self.inode_bitmap(group)?;
             let reserved = self.superblock.first_inode() - 1;
             let from = reserved.saturating_sub(group.saturating_mul(per_group)).min(per_group);
-            let index = bitmap::find(&*self.cache.read(block)?, from, per_group, false);
+            let index = bitmap::find(&self.cache.read(block)?, from, per_group, false);
             if index < per_group {
                 self.take_inode(group, index, directory)?;
                 return Ok(group * per_group + index + 1);

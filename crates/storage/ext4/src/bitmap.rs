@@ -10,7 +10,7 @@ pub(crate) fn fill(bits: &mut [u8], from: u32, to: u32, set: bool) {
     let mut at = from;
     while at < to {
         let byte = &mut bits[at as usize / 8];
-        if at % 8 == 0 && to - at >= 8 {
+        if at.is_multiple_of(8) && to - at >= 8 {
             *byte = if set { 0xff } else { 0 };
             at += 8;
             continue;
@@ -28,7 +28,7 @@ pub(crate) fn find(bits: &[u8], from: u32, to: u32, set: bool) -> u32 {
     let mut at = from;
     while at < to {
         let index = at as usize / 8;
-        if at % 8 == 0 {
+        if at.is_multiple_of(8) {
             let whole =
                 bits[index..(to as usize / 8).max(index)].iter().take_while(|byte| **byte == boring).count();
             at += whole as u32 * 8;

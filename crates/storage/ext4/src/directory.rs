@@ -40,6 +40,9 @@ pub(crate) struct Directory<'a> {
     pub(crate) large: bool,
 }
 
+/// Takes name, inode and type of an entry; breaks where it wants no more.
+pub(crate) type Visit<'a> = &'a mut dyn FnMut(&[u8], u32, u8) -> ControlFlow<()>;
+
 /// What a name leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Found {
@@ -83,11 +86,7 @@ impl Directory<'_> {
     }
 
     /// Calls `visit` with name, inode and type of each entry but `.` and `..`, until it breaks.
-    pub(crate) fn visit(
-        &self,
-        blocks: &dyn DirBlocks,
-        visit: &mut dyn FnMut(&[u8], u32, u8) -> ControlFlow<()>,
-    ) -> Result<()> {
+    pub(crate) fn visit(&self, blocks: &dyn DirBlocks, visit: Visit<'_>) -> Result<()> {
         for logical in 0..blocks.count() {
             let block = self.read_any(blocks, logical)?;
             for entry in self.format.entries(&block) {

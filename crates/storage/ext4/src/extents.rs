@@ -315,6 +315,10 @@ pub(crate) fn run_at(
     logical: u64,
 ) -> Result<Run> {
     let seed = inode.checksum_seed(superblock);
+    if logical > LOGICAL_LIMIT {
+        // Beyond what any tree can map there is one hole.
+        return Ok(Run { logical, len: u64::MAX - logical, place: RunPlace::Hole });
+    }
     let mut node = root(superblock, inode)?;
     let mut range = 0..LOGICAL_LIMIT + 1;
     loop {
@@ -342,6 +346,5 @@ fn run_in_leaf(extents: &[Extent], logical: u64, range: &Range<u64>) -> Run {
         return Run { logical, len: extent.end() - logical, place };
     }
     let end = extents.get(after).map_or(range.end, |next| next.logical.into());
-    // Beyond what any file can map there is only a hole.
     Run { logical, len: end.saturating_sub(logical).max(1), place: RunPlace::Hole }
 }

@@ -12,6 +12,12 @@ use crate::volume::Ext4;
 /// The largest file that counts as small in the superblock.
 const SMALL_FILE: u64 = 0x7fff_ffff;
 
+/// Up to this many bytes data and the zeros around it are put together for a single write.
+const ONE_WRITE: u64 = 1 << 16;
+
+/// How many blocks a map may need for itself when it takes up one more run.
+const MAP_GROWTH: u64 = 8;
+
 impl Ext4 {
     /// Refuses to change content that is not understood.
     fn check_content(&self, inode: &Inode) -> Result<()> {
@@ -88,19 +94,38 @@ impl Ext4 {
         };
         let step = (len * block_size - within).min(data.len() as u64) as usize;
         let at = start * block_size + within;
-        if fresh {
-            // What surrounds the data in its first and last block must read as zeros.
-            self.zero_range(start * block_size..at)?;
-            let end = at + step as u64;
-            self.zero_range(end..(start + len) * block_size)?;
+        match fresh {
+            true => self.write_fresh(start, len, within, &data[..step])?,
+            false => self.cache.write_data(&data[..step], at)?,
         }
-        self.cache.write_data(&data[..step], at)?;
         match run.place {
             RunPlace::Written(_) => {}
             RunPlace::Unwritten(_) => self.mark_written(inode, first..first + len)?,
-            RunPlace::Hole => self.map_run(inode, first, start, len)?,
+            RunPlace::Hole => match self.map_run(inode, first, start, len) {
+                // The data took the blocks that the map needs to grow: with less data there are some.
+                Err(error) if error.kind() == ErrorKind::NoSpace && len > MAP_GROWTH => {
+                    let shorter = (len - MAP_GROWTH) * block_size - within;
+                    return self.write_run(inode, &data[..step.min(shorter as usize)], offset);
+                }
+                result => result?,
+            },
         }
         Ok(step)
+    }
+
+    /// Writes data into blocks whose old content means nothing; what surrounds it must read as zeros.
+    fn write_fresh(&mut self, start: u64, len: u64, within: u64, data: &[u8]) -> Result<()> {
+        let block_size = self.block_size();
+        let (first, total) = (start * block_size, len * block_size);
+        let end = within + data.len() as u64;
+        if total <= ONE_WRITE && (within > 0 || end < total) {
+            let mut blocks = vec![0; total as usize];
+            blocks[within as usize..end as usize].copy_from_slice(data);
+            return self.cache.write_data(&blocks, first);
+        }
+        self.zero_range(first..first + within)?;
+        self.cache.write_data(data, first + within)?;
+        self.zero_range(first + end..first + total)
     }
 
     fn zero_range(&mut self, range: Range<u64>) -> Result<()> {
@@ -120,10 +145,10 @@ impl Ext4 {
 
     /// Where the block of a file is best put: behind the one before it, else near the inode.
     pub(crate) fn goal(&self, inode: &Inode, logical: u64) -> Result<u64> {
-        if let Some(before) = logical.checked_sub(1) {
-            if let Some(start) = self.run_at(inode, before)?.start() {
-                return Ok(start + 1);
-            }
+        if let Some(before) = logical.checked_sub(1)
+            && let Some(start) = self.run_at(inode, before)?.start()
+        {
+            return Ok(start + 1);
         }
         let group = (inode.number - 1) / self.superblock.inodes_per_group;
         Ok(self.superblock.group_start(group))

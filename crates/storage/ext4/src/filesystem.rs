@@ -9,7 +9,7 @@ use vmwright_vfs::{
 };
 
 use crate::error::{Error, ErrorKind, Place};
-use crate::inode::{Inode, ROOT_INODE};
+use crate::inode::{Inode, ROOT_INODE, flags};
 use crate::volume::Ext4;
 
 /// Inode numbers have 32 bits on the volume.
@@ -28,6 +28,13 @@ impl Ext4 {
 
     fn directory_of(&self, inode: InodeNumber) -> Result<Inode, Error> {
         self.directory(narrow(inode)?)
+    }
+
+    /// The space an inode takes. Inline content counts as if it had sectors, as for kernels.
+    fn allocated(&self, inode: &Inode) -> u64 {
+        let inline = inode.file_type == FileType::Regular && inode.has_flag(flags::INLINE_DATA);
+        let inline_sectors = if inline { inode.size.div_ceil(512) } else { 0 };
+        inode.sectors.saturating_add(inline_sectors).saturating_mul(512)
     }
 
     fn regular_of(&self, inode: InodeNumber) -> Result<Inode, Error> {
@@ -100,7 +107,7 @@ impl FileSystem for Ext4 {
             size: inode.size,
             links: inode.links.into(),
             device: inode.device(),
-            allocated: inode.sectors.saturating_mul(512),
+            allocated: self.allocated(&inode),
             accessed: inode.accessed,
             modified: inode.modified,
             changed: inode.changed,

@@ -3,7 +3,7 @@
 
 use std::ops::ControlFlow;
 
-use crate::directory::Found;
+use crate::directory::{Found, Visit};
 use crate::error::{Error, Place, Result};
 use crate::inode::Inode;
 use crate::volume::Ext4;
@@ -52,11 +52,7 @@ impl Ext4 {
     }
 
     /// Visits the names of an inline directory: one chain in the block map's place, one in the attribute.
-    pub(crate) fn visit_inline(
-        &self,
-        dir: &Inode,
-        visit: &mut dyn FnMut(&[u8], u32, u8) -> ControlFlow<()>,
-    ) -> Result<()> {
+    pub(crate) fn visit_inline(&self, dir: &Inode, visit: Visit<'_>) -> Result<()> {
         let mut format = self.directory_format(dir);
         format.seed = None;
         let tail = self.inline_tail(dir)?;

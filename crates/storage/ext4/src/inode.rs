@@ -295,7 +295,7 @@ fn extra_isize(superblock: &Superblock, number: u32, record: &[u8], raw: &RawIno
     }
     let extra = raw.i_extra_isize.get();
     let room = superblock.inode_size - CLASSIC_INODE_SIZE as u16;
-    if extra > room || extra % 4 != 0 {
+    if extra > room || !extra.is_multiple_of(4) {
         return Err(Error::corrupt(Place::Inode(number.into()), "its extra size is impossible"));
     }
     Ok(extra)

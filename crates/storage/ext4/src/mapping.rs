@@ -35,17 +35,6 @@ impl Run {
             RunPlace::Unwritten(start) | RunPlace::Written(start) => Some(start),
         }
     }
-
-    /// The part of this run from `logical` on, which must lie within.
-    pub(crate) fn from(self, logical: u64) -> Self {
-        let skip = logical - self.logical;
-        let place = match self.place {
-            RunPlace::Hole => RunPlace::Hole,
-            RunPlace::Unwritten(start) => RunPlace::Unwritten(start + skip),
-            RunPlace::Written(start) => RunPlace::Written(start + skip),
-        };
-        Self { logical, len: self.len - skip, place }
-    }
 }
 
 /// Finds the run that begins at a logical block; as long as is cheap to find.

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use vmwright_vfs::FileType;
 
 use crate::dir_block::DirFormat;
-use crate::directory::{DirBlocks, Directory, Found};
+use crate::directory::{DirBlocks, Directory, Found, Visit};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::features::{compat, incompat};
 use crate::hash::HashConfig;
@@ -175,11 +175,7 @@ impl Ext4 {
     }
 
     /// Calls `visit` with name, inode and type of every entry but `.` and `..`, until it breaks.
-    pub(crate) fn visit_names(
-        &self,
-        dir: &Inode,
-        visit: &mut dyn FnMut(&[u8], u32, u8) -> ControlFlow<()>,
-    ) -> Result<()> {
+    pub(crate) fn visit_names(&self, dir: &Inode, visit: Visit<'_>) -> Result<()> {
         if dir.has_flag(flags::INLINE_DATA) {
             return self.visit_inline(dir, visit);
         }

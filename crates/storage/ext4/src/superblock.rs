@@ -20,6 +20,9 @@ const DYNAMIC_REVISION: u32 = 1;
 /// The first inode that files may use, before it was recorded.
 const GOOD_OLD_FIRST_INODE: u32 = 11;
 
+/// The most block groups that are handled: 128 TiB with blocks of 4 KiB. All descriptors are kept in memory.
+const MAX_GROUPS: u32 = 1 << 20;
+
 /// A validated superblock. The counts are kept up to date in memory and encoded at each sync.
 #[derive(Clone)]
 pub(crate) struct Superblock {
@@ -110,7 +113,10 @@ impl Superblock {
         }
         let bits = block_size * 8;
         let bigalloc = features.has_ro_compat(ro_compat::BIGALLOC);
-        if blocks_per_group == 0 || (blocks_per_group > bits && !bigalloc) || blocks_per_group % 8 != 0 {
+        if blocks_per_group == 0
+            || (blocks_per_group > bits && !bigalloc)
+            || !blocks_per_group.is_multiple_of(8)
+        {
             return corrupt("the number of blocks per group is impossible");
         }
         if inodes_per_group == 0 || inodes_per_group > bits {
@@ -123,7 +129,9 @@ impl Superblock {
             return corrupt("the first data block is impossible");
         }
         let groups = (blocks - first_data_block).div_ceil(u64::from(blocks_per_group));
-        let Ok(groups) = u32::try_from(groups) else { return corrupt("there are too many block groups") };
+        let Ok(groups @ 1..=MAX_GROUPS) = u32::try_from(groups) else {
+            return Err(Error::unsupported("the filesystem has more block groups than can be handled"));
+        };
         let inodes = raw.s_inodes_count.get();
         if u64::from(groups) * u64::from(inodes_per_group) != u64::from(inodes) {
             return corrupt("the number of inodes is not that of all groups together");
@@ -263,7 +271,7 @@ impl Superblock {
         }
         let wanted = self.raw.s_want_extra_isize.get().max(self.raw.s_min_extra_isize.get());
         // 32 bytes reach to the field before the project, which is what kernels record by default.
-        if wanted == 0 || wanted > room || wanted % 4 != 0 { room.min(32) } else { wanted }
+        if wanted == 0 || wanted > room || !wanted.is_multiple_of(4) { room.min(32) } else { wanted }
     }
 
     /// Adds to the lifetime's count of written kibibytes and stamps the time of writing, in seconds.
