@@ -6,7 +6,7 @@ use crate::info::{CheckReport, ImageInfo};
 use crate::qcow2::layout::BackingName;
 use crate::qcow2::{self, Qcow2};
 use crate::raw::Raw;
-use crate::{Format, FormatChoice, Result};
+use crate::{Error, Format, FormatChoice, Result};
 
 /// How an image is opened.
 #[derive(Clone)]
@@ -115,6 +115,28 @@ impl Image {
         match &self.driver {
             Driver::Raw(_) => Ok(CheckReport::default()),
             Driver::Qcow2(image) => image.check(),
+        }
+    }
+
+    /// The unit of allocation in bytes, where the format has one.
+    pub fn cluster_size(&self) -> Option<u64> {
+        match &self.driver {
+            Driver::Raw(_) => None,
+            Driver::Qcow2(image) => Some(image.header.cluster_size()),
+        }
+    }
+
+    /// Writes whole clusters in compressed form where that saves space; the last may end with the disk.
+    pub(crate) fn write_compressed(&self, data: &[u8], offset: u64) -> Result<()> {
+        match &self.driver {
+            Driver::Raw(_) => Err(Error::unsupported("compression in a raw image")),
+            Driver::Qcow2(image) => {
+                let cluster_size = image.header.cluster_size();
+                for (index, cluster) in data.chunks(cluster_size as usize).enumerate() {
+                    image.write_compressed(cluster, offset + index as u64 * cluster_size)?;
+                }
+                Ok(())
+            }
         }
     }
 

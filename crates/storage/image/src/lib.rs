@@ -27,6 +27,7 @@
 
 mod cache;
 pub mod chain;
+pub mod copy;
 mod create;
 mod error;
 mod format;

@@ -118,8 +118,8 @@ impl Qcow2 {
         let unallocated = Extent { start: offset, len, kind: ExtentKind::Unallocated, depth: 0 };
         let Some(backing) = self.backing()? else { return Ok(unallocated) };
         if offset >= backing.len() {
-            // Zeros past the end of a short backing file count as its own.
-            return Ok(Extent { kind: ExtentKind::Zero, depth: 1, ..unallocated });
+            // Past the end of a short backing file there is nothing that could show.
+            return Ok(unallocated);
         }
         let beneath = backing.extent_at(offset)?;
         let depth = beneath.depth.saturating_add(1);

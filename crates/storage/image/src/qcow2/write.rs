@@ -224,13 +224,15 @@ impl Qcow2 {
 
     /// Writes one whole cluster in compressed form where that saves space.
     ///
-    /// What is past the end of the disk in the last cluster is zeros.
-    pub(crate) fn write_compressed(&self, cluster: &[u8], offset: u64) -> Result<()> {
+    /// The last cluster of the disk may be shorter: the rest of it is zeros.
+    pub(crate) fn write_compressed(&self, data: &[u8], offset: u64) -> Result<()> {
         self.prepare()?;
-        let Some(packed) = super::compress::deflate(cluster) else {
-            let len = (cluster.len() as u64).min(self.header.size - offset) as usize;
-            return self.write(&cluster[..len], offset);
-        };
+        let cluster_size = self.header.cluster_size() as usize;
+        let mut cluster = std::borrow::Cow::Borrowed(data);
+        if data.len() < cluster_size {
+            cluster.to_mut().resize(cluster_size, 0);
+        }
+        let Some(packed) = super::compress::deflate(&cluster) else { return self.write(data, offset) };
         let mut state = self.write_state();
         self.relieve(&mut state)?;
         let len = packed.len() as u64;
