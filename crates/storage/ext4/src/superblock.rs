@@ -354,7 +354,8 @@ impl Superblock {
     pub(crate) fn descriptor_block(&self, index: u64) -> u64 {
         let first = u64::from(self.raw.s_first_meta_bg.get());
         if !self.features.has_incompat(incompat::META_BG) || index < first {
-            return self.first_data_block + 1 + index;
+            // Behind the superblock's own block, which is not the first data block in a volume of clusters.
+            return SUPERBLOCK_OFFSET / u64::from(self.block_size) + 1 + index;
         }
         let per_block = u64::from(self.block_size) / u64::from(self.desc_size);
         let group = index * per_block;

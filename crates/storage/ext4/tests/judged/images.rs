@@ -61,9 +61,9 @@ pub(crate) const KINDS: &[Kind] = &[
         debugfs: &["ssv flags 2", "ssv def_hash_version legacy"],
         writable: true,
     },
-    read_only("bigalloc", &["-t", "ext4", "-O", "bigalloc"]),
+    read_only("bigalloc", &["-t", "ext4", "-O", "bigalloc", "-N", "4096"]),
+    read_only("bigalloc_1k", &["-t", "ext4", "-O", "bigalloc", "-b", "1024", "-N", "4096"]),
     read_only("meta_bg", &["-t", "ext4", "-O", "meta_bg,^resize_inode", "-g", "2048"]),
-    read_only("quota", &["-t", "ext4", "-O", "quota"]),
 ];
 
 /// Finds a kind by its name.
@@ -73,6 +73,7 @@ pub(crate) fn named(name: &str) -> &'static Kind {
 
 /// An image file in a folder of its own.
 pub(crate) struct Image {
+    name: &'static str,
     _dir: tempfile::TempDir,
     path: PathBuf,
 }
@@ -80,9 +81,9 @@ pub(crate) struct Image {
 impl Image {
     /// Makes an empty volume of some mebibytes.
     pub(crate) fn make(kind: &Kind, mebibytes: u64) -> Self {
-        let image = Self::file(mebibytes << 20);
+        let image = Self { name: kind.name, ..Self::file(mebibytes << 20) };
         let inodes = (mebibytes * 512).to_string();
-        let fixed = ["-q", "-F", "-N", &inodes];
+        let fixed = ["-q", "-F", "-b", "4096", "-N", &inodes];
         let args = fixed.iter().chain(kind.mke2fs).map(OsStr::new);
         run("mke2fs", args.chain([image.path.as_os_str()]));
         for request in kind.debugfs {
@@ -92,10 +93,15 @@ impl Image {
     }
 
     fn file(len: u64) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        // Each unmount waits for the medium, so memory is much faster where there is any.
+        let memory = Path::new("/dev/shm");
+        let dir = match memory.is_dir() {
+            true => tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir()).unwrap(),
+            false => tempfile::tempdir().unwrap(),
+        };
         let path = dir.path().join("image");
         std::fs::File::create(&path).unwrap().set_len(len).unwrap();
-        Self { _dir: dir, path }
+        Self { name: "image", _dir: dir, path }
     }
 
     /// Makes an image that holds the given bytes.
@@ -107,7 +113,7 @@ impl Image {
 
     /// Copies the image as it is now, holes kept.
     pub(crate) fn copy(&self) -> Self {
-        let copy = Self::file(0);
+        let copy = Self { name: self.name, ..Self::file(0) };
         let args = ["--sparse=always".as_ref(), self.path.as_os_str(), copy.path.as_os_str()];
         run("cp", args);
         copy
@@ -123,7 +129,8 @@ impl Image {
 
     /// Opens it for reading.
     pub(crate) fn open(&self) -> Ext4 {
-        Ext4::open(self.disk(true), Options::default()).unwrap()
+        let volume = Ext4::open(self.disk(true), Options::default());
+        volume.unwrap_or_else(|error| panic!("{}: {error}", self.name))
     }
 
     /// What e2fsck says, if it says that anything is wrong.
@@ -136,7 +143,7 @@ impl Image {
     /// Fails unless e2fsck finds nothing wrong.
     pub(crate) fn assert_sound(&self, when: &str) {
         if let Some(complaints) = self.complaints() {
-            panic!("e2fsck {when}: {complaints}");
+            panic!("{}: e2fsck {when}: {complaints}", self.name);
         }
     }
 }

@@ -10,7 +10,7 @@ fn reads_as_the_kernel_does(kind: &Kind, names: usize) {
     populate::everything(Mount::new(image.path(), "noatime").path(), names);
     let ours = tree::of_ours(&image.open());
     let kernel = tree::of_kernel(Mount::new(image.path(), "ro,noatime").path());
-    assert!(kernel.len() > names + 600, "the kernel wrote {} files", kernel.len());
+    assert!(kernel.len() > names + 350, "the kernel wrote {} files", kernel.len());
     tree::assert_equal(&ours, &kernel, kind.name);
     tree::assert_extents_agree(&image.open(), &*image.disk(true));
 }
