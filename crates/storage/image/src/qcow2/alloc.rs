@@ -259,6 +259,24 @@ impl Qcow2 {
         Ok(())
     }
 
+    /// Notes that the active L1 table no longer references an L2 table that snapshots still do.
+    pub(super) fn release_table(&self, writer: &mut Writer, table: u64) -> Result<()> {
+        let cluster = table >> self.header.cluster_bits;
+        self.check_in_use(writer, cluster)?;
+        writer.freed.push(Freed { cluster, punch: false });
+        Ok(())
+    }
+
+    fn check_in_use(&self, writer: &Writer, cluster: u64) -> Result<()> {
+        match self.refcount(writer, cluster)? {
+            0 => {
+                let at = cluster << self.header.cluster_bits;
+                Err(Error::corrupt("the refcount of a cluster in use", at, "at least 1", 0))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Takes the references away that were noted by [`Qcow2::release`], after the tables are durable.
     pub(super) fn apply_freed(&self, writer: &mut Writer) -> Result<()> {
         let mut freed = std::mem::take(&mut writer.freed);

@@ -17,6 +17,7 @@ impl Qcow2 {
             Self::open(self.file.clone(), crate::OpenOptions { read_only: true, ..Default::default() })?;
         let mut state = State::read(&*fresh.file, &fresh.header)?;
         state.writer = fresh.read_writer()?;
+        fresh.collect_metadata(&mut state)?;
         let counts = repair::count(&fresh, &state)?;
         let mut report = CheckReport::default();
         fresh.check_counts(&state.writer, &counts, &mut report)?;

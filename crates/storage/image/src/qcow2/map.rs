@@ -103,7 +103,7 @@ impl Qcow2 {
     }
 
     /// Checks where an entry at `at` of the L1 table points.
-    fn check_table(&self, table: u64, at: u64) -> Result<()> {
+    pub(super) fn check_table(&self, table: u64, at: u64) -> Result<()> {
         let cluster_size = self.header.cluster_size();
         if table % cluster_size != 0 {
             return Err(Error::corrupt("an L1 entry", at, "a multiple of the cluster size", table));

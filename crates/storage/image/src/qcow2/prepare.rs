@@ -46,7 +46,7 @@ impl Qcow2 {
     }
 
     /// Notes which clusters hold tables, none of which may lie over another.
-    fn collect_metadata(&self, state: &mut State) -> Result<()> {
+    pub(super) fn collect_metadata(&self, state: &mut State) -> Result<()> {
         let (file, header) = (&*self.file, &self.header);
         let State { l1, writer } = state;
         let mut tables = vec![

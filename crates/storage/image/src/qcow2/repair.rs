@@ -2,6 +2,8 @@
 //!
 //! Every table is walked and every reference counted; what the refcount blocks say does not matter.
 
+use std::collections::BTreeMap;
+
 use super::Qcow2;
 use super::layout::{AT_INCOMPATIBLE, COPIED, INCOMPATIBLE_DIRTY, MAX_L1_BYTES, OFFSET_MASK, REFTABLE_MASK};
 use super::map::{L2Entry, read_u64};
@@ -27,6 +29,10 @@ impl Counts {
 
     /// Counts one reference, found at `from`, to every cluster of a range.
     fn add(&mut self, from: u64, start: u64, len: u64) -> Result<()> {
+        self.add_times(from, start, len, 1)
+    }
+
+    fn add_times(&mut self, from: u64, start: u64, len: u64, times: u32) -> Result<()> {
         if len == 0 {
             return Ok(());
         }
@@ -36,7 +42,7 @@ impl Counts {
         };
         for cluster in start >> self.cluster_bits..=last {
             let count = &mut self.counts[cluster as usize];
-            *count = count.saturating_add(1);
+            *count = count.saturating_add(times);
         }
         Ok(())
     }
@@ -72,14 +78,16 @@ pub(super) fn count(image: &Qcow2, state: &State) -> Result<Counts> {
         counts.add(writer.reftable_offset + index as u64 * 8, entry & REFTABLE_MASK, 1)?;
     }
     counts.add(0, header.l1_offset, u64::from(header.l1_len) * 8)?;
-    count_l1(image, &mut counts, header.l1_offset, &state.l1)?;
+    let mut l2 = L2Tables::new();
+    collect_l2(image, &mut l2, header.l1_offset, &state.l1)?;
     for snapshot in tables::snapshots(file, header)? {
         let len = snapshot.l1_bytes()?;
         let l1 =
             read_table(file, header, "the L1 table of a snapshot", snapshot.l1_offset, len, MAX_L1_BYTES)?;
         counts.add(header.snapshots_offset, snapshot.l1_offset, len)?;
-        count_l1(image, &mut counts, snapshot.l1_offset, &l1)?;
+        collect_l2(image, &mut l2, snapshot.l1_offset, &l1)?;
     }
+    count_l2(image, &mut counts, &l2)?;
     if header.snapshot_count > 0 {
         let len = tables::snapshots_end(file, header)? - header.snapshots_offset;
         counts.add(0, header.snapshots_offset, len)?;
@@ -94,27 +102,38 @@ pub(super) fn count(image: &Qcow2, state: &State) -> Result<Counts> {
     Ok(counts)
 }
 
-fn count_l1(image: &Qcow2, counts: &mut Counts, l1_at: u64, l1: &[u64]) -> Result<()> {
-    let cluster_size = image.header.cluster_size();
-    let mut bytes = vec![0; cluster_size as usize];
+/// Where L2 tables are, with the place of one L1 entry that names each and how many do.
+///
+/// Snapshots share tables: each is read once, however many do.
+type L2Tables = BTreeMap<u64, (u64, u32)>;
+
+fn collect_l2(image: &Qcow2, tables: &mut L2Tables, l1_at: u64, l1: &[u64]) -> Result<()> {
     for (index, entry) in l1.iter().enumerate() {
         let (table, at) = (entry & OFFSET_MASK, l1_at + index as u64 * 8);
         if table == 0 {
             continue;
         }
-        if table % cluster_size != 0 {
-            return Err(Error::corrupt("an L1 entry", at, "a multiple of the cluster size", table));
-        }
-        counts.add(at, table, cluster_size)?;
-        image.file.read_at(&mut bytes, table)?;
+        image.check_table(table, at)?;
+        let (_, times) = tables.entry(table).or_insert((at, 0));
+        *times = times.saturating_add(1);
+    }
+    Ok(())
+}
+
+fn count_l2(image: &Qcow2, counts: &mut Counts, tables: &L2Tables) -> Result<()> {
+    let cluster_size = image.header.cluster_size();
+    let mut bytes = vec![0; cluster_size as usize];
+    for (table, (from, times)) in tables {
+        counts.add_times(*from, *table, cluster_size, *times)?;
+        image.file.read_at(&mut bytes, *table)?;
         for index in (0..bytes.len()).step_by(image.l2_entry_size() as usize) {
             let at = table + index as u64;
             match image.parse_l2(read_u64(&bytes, index), at)? {
                 L2Entry::Unallocated | L2Entry::Zero { host: None, .. } => {}
                 L2Entry::Zero { host: Some(host), .. } | L2Entry::Data { host, .. } => {
-                    counts.add(at, host, 1)?;
+                    counts.add_times(at, host, 1, *times)?;
                 }
-                L2Entry::Compressed(packed) => counts.add(at, packed.host, packed.len)?,
+                L2Entry::Compressed(packed) => counts.add_times(at, packed.host, packed.len, *times)?,
             }
         }
     }

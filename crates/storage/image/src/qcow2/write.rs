@@ -217,8 +217,7 @@ impl Qcow2 {
         }
         let new = self.allocate_table(&mut state.writer)?;
         self.file.write_at(&bytes, new)?;
-        let shared = L2Entry::Data { host: table, copied: false };
-        self.release(&mut state.writer, shared, false)?;
+        self.release_table(&mut state.writer, table)?;
         Ok(new)
     }
 
