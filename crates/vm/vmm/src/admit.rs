@@ -253,3 +253,6 @@ fn engine(spec: &Spec, capabilities: &Capabilities) -> Result<Engine, Refusal> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

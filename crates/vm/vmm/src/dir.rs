@@ -60,3 +60,64 @@ fn free(path: PathBuf) -> Result<PathBuf> {
         Err(source) => Err(Error::host("connect to", &path, source)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::ErrorKind;
+
+    #[test]
+    fn a_new_directory_is_closed_to_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let vm = dir.path().join("vm");
+        prepare(&vm).unwrap();
+        assert_eq!(fs::metadata(&vm).unwrap().permissions().mode() & 0o777, 0o700);
+        prepare(&vm).unwrap();
+    }
+
+    #[test]
+    fn a_link_or_a_file_is_no_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let (link, file) = (dir.path().join("link"), dir.path().join("file"));
+        std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+        fs::write(&file, b"").unwrap();
+        for path in [link, file] {
+            assert_eq!(prepare(&path).unwrap_err().kind(), ErrorKind::InvalidInput);
+        }
+    }
+
+    #[test]
+    fn a_socket_is_unlinked_only_once_a_connection_was_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let listener = UnixListener::bind(&path).unwrap();
+        assert_eq!(socket(dir.path(), "a").unwrap_err().kind(), ErrorKind::InUse);
+        assert!(path.exists(), "a socket that somebody listens on stays");
+        drop(listener);
+        assert!(path.exists());
+        assert_eq!(socket(dir.path(), "a").unwrap(), path);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_a_socket_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, b"precious").unwrap();
+        assert_eq!(socket(dir.path(), "a").unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_path_of_107_bytes_is_the_longest_that_fits() {
+        let dir = tempfile::tempdir().unwrap();
+        let room = SOCKET_PATH_MAX - dir.path().as_os_str().len() - 1;
+        let longest = socket(dir.path(), &"s".repeat(room)).unwrap();
+        UnixListener::bind(longest).unwrap();
+        let error = socket(dir.path(), &"s".repeat(room + 1)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("has 108 bytes, at most 107 fit"), "{error}");
+    }
+}

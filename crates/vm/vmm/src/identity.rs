@@ -105,3 +105,79 @@ fn parse_start_time(stat: &[u8]) -> Option<Option<u64>> {
     let start_time = fields.nth(18)?.parse().ok()?;
     Some((!matches!(state, "Z" | "X" | "x")).then_some(start_time))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sleeper() -> std::process::Child {
+        std::process::Command::new("sleep").arg("600").spawn().unwrap()
+    }
+
+    #[test]
+    fn a_reused_pid_is_not_killed() {
+        let mut child = sleeper();
+        let now = ProcessIdentity::of(child.id()).unwrap().unwrap();
+        let earlier = ProcessIdentity { start_time: now.start_time - 1, ..now.clone() };
+        assert!(!earlier.is_alive().unwrap());
+        assert!(!earlier.kill().unwrap());
+        assert!(now.is_alive().unwrap(), "the process that has the number now lives on");
+        assert!(now.kill().unwrap());
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_pid_from_before_the_host_restarted_is_not_killed() {
+        let mut child = sleeper();
+        let now = ProcessIdentity::of(child.id()).unwrap().unwrap();
+        let before =
+            ProcessIdentity { boot_id: "00000000-0000-0000-0000-000000000000".into(), ..now.clone() };
+        assert!(!before.is_alive().unwrap() && !before.kill().unwrap());
+        assert!(now.is_alive().unwrap());
+        assert!(now.terminate().unwrap());
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_gone_even_while_nobody_has_waited_for_it() {
+        let mut child = sleeper();
+        let identity = ProcessIdentity::of(child.id()).unwrap().unwrap();
+        assert!(identity.kill().unwrap());
+        while identity.is_alive().unwrap() {
+            std::thread::yield_now();
+        }
+        assert_eq!(ProcessIdentity::of(identity.pid).unwrap(), None, "it is a zombie now");
+        assert!(!identity.kill().unwrap());
+        child.wait().unwrap();
+        assert!(!identity.kill().unwrap());
+    }
+
+    #[test]
+    fn numbers_that_no_process_has_are_nobody() {
+        for pid in [0, u32::MAX, i32::MAX.unsigned_abs()] {
+            assert_eq!(ProcessIdentity::of(pid).unwrap(), None);
+            let nobody = ProcessIdentity { pid, start_time: 0, boot_id: boot_id().unwrap() };
+            assert!(!nobody.is_alive().unwrap() && !nobody.kill().unwrap());
+        }
+        assert!(ProcessIdentity::current().unwrap().is_alive().unwrap());
+    }
+
+    #[test]
+    fn a_name_full_of_parentheses_does_not_move_the_fields() {
+        let fields = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20";
+        let stat = format!("77 (a) R 1 (b\n) {fields}");
+        assert_eq!(parse_start_time(stat.as_bytes()), Some(Some(4242)));
+        let zombie = format!("77 (x) {}", fields.replace('S', "Z"));
+        assert_eq!(parse_start_time(zombie.as_bytes()), Some(None));
+        for bad in [
+            "",
+            "77",
+            "77 (x",
+            "77 (x)",
+            "77 (x) S 1 2",
+            "77 (x) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 x",
+        ] {
+            assert_eq!(parse_start_time(bad.as_bytes()), None, "{bad:?}");
+        }
+    }
+}

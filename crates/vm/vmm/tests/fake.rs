@@ -1,4 +1,5 @@
 //! The fake backend, held to the laws of all backends and to its own.
+#![allow(clippy::unwrap_used, reason = "helpers of tests end the test as tests do")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Machines in a real QEMU, translated, so that the tests mean the same on every host.
+#![allow(clippy::unwrap_used, reason = "helpers of tests end the test as tests do")]
 
 mod support;
 

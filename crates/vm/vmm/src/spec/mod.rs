@@ -141,3 +141,6 @@ impl Spec {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
