@@ -1,0 +1,123 @@
+//! Volumes that a kernel left in the middle of its work, judged by the kernel and e2fsck.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vmwright_disk::HostFile;
+use vmwright_ext4::{Ext4, Options};
+use vmwright_judges::{Mount, can_mount, need, output, run, skip};
+use vmwright_vfs::{FileSystem, InodeNumber, NewNode, NodeKind, Timestamp};
+
+const MATRIX: [&[&str]; 6] = [
+    &["-t", "ext4"],
+    &["-t", "ext4", "-b", "1024"],
+    &["-t", "ext3"],
+    &["-t", "ext4", "-O", "^64bit"],
+    &["-t", "ext4", "-O", "orphan_file,metadata_csum_seed"],
+    &["-t", "ext4", "-O", "^metadata_csum,uninit_bg"],
+];
+
+fn e2fsck(path: &Path) {
+    let output = output("e2fsck", ["-fn".as_ref(), path.as_os_str()]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn make(dir: &Path, options: &[&str]) -> PathBuf {
+    let path = dir.join("image");
+    std::fs::File::create(&path).unwrap().set_len(64 << 20).unwrap();
+    run("mke2fs", [&["-q", "-F"], options, &[path.to_str().unwrap()]].concat());
+    path
+}
+
+/// Lets the kernel work and copies the volume while it is mounted, with an unlinked file still open.
+fn crashed(image: &Path, copy: &Path) {
+    let mount = Mount::new(image, "rw,commit=1");
+    let at = |name: &str| mount.path().join(name);
+    std::fs::create_dir(at("dir")).unwrap();
+    for i in 0..300 {
+        std::fs::write(at(&format!("dir/file {i}")), format!("content {i}").repeat(100)).unwrap();
+    }
+    run("sync", ["-f".as_ref(), mount.path().as_os_str()]);
+    for i in 0..200 {
+        std::fs::remove_file(at(&format!("dir/file {i}"))).unwrap();
+    }
+    std::fs::rename(at("dir/file 250"), at("moved")).unwrap();
+    let mut open = std::fs::File::create(at("orphan")).unwrap();
+    open.write_all(&[7; 500_000]).unwrap();
+    open.sync_all().unwrap();
+    std::fs::remove_file(at("orphan")).unwrap();
+    // Only the journal is made durable; what it says is not yet in its place.
+    std::fs::File::create(at("last")).unwrap().sync_all().unwrap();
+    std::fs::copy(image, copy).unwrap();
+    drop(open);
+}
+
+fn content(volume: &Ext4, inode: InodeNumber) -> Vec<u8> {
+    let mut bytes = vec![0; volume.metadata(inode).unwrap().size as usize];
+    volume.read_at(inode, &mut bytes, 0).unwrap();
+    bytes
+}
+
+fn look(volume: &Ext4) {
+    let root = volume.root();
+    let dir = volume.lookup(root, b"dir").unwrap();
+    assert!(volume.lookup(dir, b"file 7").is_err());
+    assert!(volume.lookup(dir, b"file 250").is_err());
+    assert!(volume.lookup(root, b"orphan").is_err());
+    let moved = volume.lookup(root, b"moved").unwrap();
+    assert_eq!(content(volume, moved), "content 250".repeat(100).as_bytes());
+    let file = volume.lookup(dir, b"file 299").unwrap();
+    assert_eq!(content(volume, file), "content 299".repeat(100).as_bytes());
+}
+
+#[test]
+fn what_a_crash_left_is_seen_finished_and_mounted_again() {
+    need!("mke2fs", "e2fsck", "sync");
+    if !can_mount() {
+        skip!("mounting is not possible");
+    }
+    for options in MATRIX {
+        eprintln!("{options:?}");
+        let dir = tempfile::tempdir().unwrap();
+        let image = make(dir.path(), options);
+        let copy = dir.path().join("copy");
+        crashed(&image, &copy);
+        let before = std::fs::read(&copy).unwrap();
+        let flags = run("dumpe2fs", ["-h".as_ref(), copy.as_os_str()]);
+        assert!(flags.contains("needs_recovery"), "the copy is not of a mounted volume");
+        {
+            let disk = Arc::new(HostFile::open(&copy, true).unwrap());
+            look(&Ext4::open(disk, Options::default()).unwrap());
+        }
+        assert!(std::fs::read(&copy).unwrap() == before, "reading changed the disk");
+        edit(&copy, b"ours", look);
+        e2fsck(&copy);
+        {
+            let mount = Mount::new(&copy, "rw");
+            assert_eq!(std::fs::read(mount.path().join("ours")).unwrap(), b"edited");
+            std::fs::write(mount.path().join("theirs"), "kernel").unwrap();
+            std::fs::remove_dir_all(mount.path().join("dir")).unwrap();
+        }
+        edit(&copy, b"ours again", |volume| {
+            let theirs = volume.lookup(volume.root(), b"theirs").unwrap();
+            assert_eq!(content(volume, theirs), b"kernel");
+        });
+        e2fsck(&copy);
+        let mount = Mount::new(&copy, "rw");
+        assert_eq!(std::fs::read(mount.path().join("ours again")).unwrap(), b"edited");
+        assert_eq!(std::fs::read(mount.path().join("theirs")).unwrap(), b"kernel");
+    }
+}
+
+fn edit(path: &Path, name: &[u8], look: impl Fn(&Ext4)) {
+    let disk = Arc::new(HostFile::open(path, false).unwrap());
+    let mut volume = Ext4::open(disk, Options::writable()).unwrap();
+    volume.set_now(Timestamp { seconds: 1_790_000_000, nanoseconds: 0 });
+    look(&volume);
+    let node = NewNode { kind: NodeKind::Regular, mode: 0o644, uid: 0, gid: 0 };
+    let inode = volume.create(volume.root(), name, &node).unwrap();
+    volume.write_at(inode, b"edited", 0).unwrap();
+    volume.sync().unwrap();
+}
