@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use vmwright_vmm::qemu::Qemu;
-use vmwright_vmm::{Backend, Capabilities, PlainSpawner, ProcessIdentity};
+use vmwright_vmm::{Backend, Capabilities, ProcessIdentity};
 
 use crate::client::Connection;
 use crate::config::VmConfig;
@@ -13,6 +13,7 @@ use crate::machine::{self, Request, State};
 use crate::protocol::{self, FileInfo};
 use crate::shim::state::ExitRecord;
 use crate::store::{SqliteStore, Store, VmRow};
+use crate::sys::BoundSpawner;
 use crate::{Error, ErrorKind, ExecRequest, PutRequest, Result, Session, VmName, process};
 
 /// What a [`Runtime`] is opened with.
@@ -105,7 +106,8 @@ impl Runtime {
         self.home.prepare()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Error::system("look at the monitors", error))?;
-        runtime.block_on(backend.probe(&PlainSpawner)).map_err(Error::vmm)
+        // A probe that outlived a killed command would be nobody's.
+        runtime.block_on(backend.probe(&BoundSpawner)).map_err(Error::vmm)
     }
 
     /// Every VM by name, as it is now.
