@@ -6,10 +6,12 @@
 
 mod disk;
 mod loss;
+mod redo;
 mod sim;
 mod volatile;
 
 pub use disk::{Fault, FaultDisk};
 pub use loss::Loss;
+pub use redo::check_redo;
 pub use sim::{SimFault, SimHost};
 pub use volatile::VolatileDisk;

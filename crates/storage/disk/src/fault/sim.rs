@@ -7,6 +7,9 @@ use super::Loss;
 use super::volatile::Cached;
 use crate::host::{Conflict, FileKind, Handle, Host, LockMode, OpenMode, Region, Stat};
 
+/// No file grows longer than this.
+const MAX_LEN: u64 = 64 << 20;
+
 /// What happens to the chosen operation of a [`SimHost`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SimFault {
@@ -369,6 +372,9 @@ impl Handle for SimHandle {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        if len > MAX_LEN {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.change("resize", |_, _| {}, |cached| cached.resize(len as usize))
     }
 

@@ -14,6 +14,8 @@ use std::path::PathBuf;
 
 pub(crate) use apply::apply;
 pub(crate) use check::{Mismatch, check};
+#[cfg(any(test, feature = "test-util"))]
+pub(crate) use layout::reseal;
 pub(crate) use layout::{Digest, Pointer, digest};
 pub(crate) use place::{Found, Place, Places, beside, part_name};
 pub(crate) use read::{Parsed, Redo};

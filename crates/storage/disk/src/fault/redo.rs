@@ -1,0 +1,147 @@
+use std::path::Path;
+
+use super::{Loss, SimFault, SimHost};
+use crate::{Access, ErrorKind, Recovered, Recovery, Result, Transaction, TransactionOptions, recover};
+
+const IMAGE: &str = "/image";
+const REDO: &str = "/image.vmwright-redo";
+
+/// Makes a redo file, damages it as `input` says, and holds recovery to its laws: the oracle of a fuzz target.
+///
+/// A damaged file must be refused as corrupt. One that is damaged and then given right checksums again is either
+/// refused, leaving everything as it was, or applied, making exactly what a reader saw through it before.
+///
+/// # Panics
+///
+/// Where a law does not hold.
+pub fn check_redo(input: &[u8]) {
+    let mut input = Input(input);
+    let host = stopped_before_applying(&mut input);
+    let Some(original) = host.content(REDO) else { return };
+
+    let mut redo = original.clone();
+    for _ in 0..1 + input.below(3) {
+        damage(&mut redo, &mut input);
+    }
+    if redo == original {
+        return;
+    }
+    let refused = with_redo(&host, redo.clone());
+    assert!(matches!(replay(&refused), Err(ErrorKind::Corrupt)) || redo.starts_with(b"VMWRVOID"));
+
+    crate::redo::reseal(&mut redo);
+    let resealed = with_redo(&host, redo);
+    // Whether it still makes sense is for the parser to say; that both readers agree was asserted.
+    let _outcome = replay(&resealed);
+}
+
+/// A host on which a commit has completed its redo but applied nothing.
+fn stopped_before_applying(input: &mut Input<'_>) -> SimHost {
+    let host = SimHost::new();
+    let len = 1 + input.below(6000);
+    host.add(IMAGE, (0..len).map(|at| (at % 251) as u8).collect());
+    let run = |host: &SimHost, mut input: Input<'_>| -> Result<()> {
+        let txn = Transaction::begin(TransactionOptions::default().on_host(host));
+        let disk = txn.open(Path::new(IMAGE), Access::Write)?;
+        for _ in 0..=input.below(4) {
+            let offset = input.below(disk.len() as usize + 1) as u64;
+            let count = input.below((disk.len() - offset) as usize + 1);
+            match input.below(4) {
+                0 => disk.set_len(input.below(8000) as u64)?,
+                1 => disk.zero_at(offset, count as u64)?,
+                _ => disk.write_at(&vec![input.below(256) as u8; count], offset)?,
+            }
+        }
+        txn.commit().map(|_| ())
+    };
+    let edits = Input(input.take(64));
+    let clean = host.after_crash(Loss::Nothing);
+    // That the edits themselves work is tested elsewhere.
+    run(&clean, Input(edits.0)).expect("nothing fails on this host");
+    if let Some(published) = clean.log().iter().position(|line| line == "sync /") {
+        host.set_fault(published + 1, SimFault::Crash);
+        run(&host, edits).expect_err("the host stops");
+    }
+    host.after_crash(Loss::Everything)
+}
+
+fn damage(redo: &mut Vec<u8>, input: &mut Input<'_>) {
+    let at = input.below(redo.len().max(1));
+    match input.below(12) {
+        0 => redo.truncate(at),
+        1 => redo.extend_from_slice(input.take(40)),
+        // Numbers at the ends of their ranges find more than random bytes do.
+        2 => redo.iter_mut().skip(at).take(8).for_each(|byte| *byte = 0xff),
+        3 => redo.iter_mut().skip(at).take(4).for_each(|byte| *byte = 0),
+        _ => redo.iter_mut().skip(at).take(1).for_each(|byte| *byte = input.below(256) as u8),
+    }
+}
+
+fn with_redo(host: &SimHost, redo: Vec<u8>) -> SimHost {
+    let host = host.after_crash(Loss::Nothing);
+    host.add(REDO, redo);
+    host
+}
+
+/// Recovers the image and compares with what a reader sees before.
+fn replay(host: &SimHost) -> Result<(), ErrorKind> {
+    let before = (host.content(IMAGE), host.names());
+    let options = TransactionOptions::default().on_host(host);
+    let seen = read(&options);
+    match recover(Path::new(IMAGE), Recovery::Auto, &options) {
+        Ok(done) => {
+            let now = host.content(IMAGE);
+            assert_eq!(seen.ok(), now, "recovery makes what was seen");
+            assert_eq!(host.names(), [Path::new(IMAGE)]);
+            assert!(done == Recovered::Applied || now == before.0);
+            Ok(())
+        }
+        // A damaged length can ask for more than the host has; then the redo stays.
+        Err(error) if error.kind() == ErrorKind::NoSpace => {
+            assert_eq!(seen.ok(), read(&options).ok(), "what is not applied still shows through");
+            Err(error.kind())
+        }
+        Err(error) => {
+            assert_eq!(seen.err().map(|error| error.kind()), Some(error.kind()), "{error}");
+            assert_eq!((host.content(IMAGE), host.names()), before, "a refusal changes nothing");
+            Err(error.kind())
+        }
+    }
+}
+
+fn read(options: &TransactionOptions) -> Result<Vec<u8>> {
+    let disk = Transaction::begin(options.clone()).open(Path::new(IMAGE), Access::Read)?;
+    let mut bytes = vec![0; disk.len().min(1 << 20) as usize];
+    disk.read_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// Bytes that decide; zeros once they are used up.
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn take(&mut self, count: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(count.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        self.take(2).iter().fold(0, |number, byte| number << 8 | usize::from(*byte)) % bound.max(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn a_damaged_redo_is_refused_or_makes_what_readers_see(
+            input in prop::collection::vec(any::<u8>(), 0..160)
+        ) {
+            super::check_redo(&input);
+        }
+    }
+}
