@@ -23,6 +23,8 @@
 //! ```
 #![forbid(unsafe_code)]
 
+#[cfg(any(test, feature = "test-util"))]
+pub mod conformance;
 mod error;
 mod file_disk;
 mod filesystem;

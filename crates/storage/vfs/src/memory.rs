@@ -152,6 +152,11 @@ impl MemoryFs {
         }
     }
 
+    /// Whether `inode` is `dir` or lies somewhere beneath it.
+    fn holds(&self, dir: InodeNumber, inode: InodeNumber) -> bool {
+        dir == inode || self.names(dir).is_ok_and(|names| names.values().any(|&name| self.holds(name, inode)))
+    }
+
     /// Adds a name, and counts the link that a directory's `..` is.
     fn enter(&mut self, dir: InodeNumber, name: &[u8], inode: InodeNumber) -> Result<()> {
         self.names_mut(dir)?.insert(name.to_vec(), inode);
@@ -301,9 +306,14 @@ impl FileSystem for MemoryFs {
     ) -> Result<()> {
         let moved = self.lookup(from.0, from.1)?;
         let target = self.names(to.0)?.get(to.1).copied();
+        let into_target =
+            mode == RenameMode::Exchange && target.is_some_and(|target| self.holds(target, from.0));
+        if self.holds(moved, to.0) || into_target {
+            return fail(ErrorKind::InvalidInput, "a directory cannot move into itself");
+        }
         match (target, mode) {
-            (Some(target), _) if target == moved => return Ok(()),
             (Some(_), RenameMode::NoReplace) => return fail(ErrorKind::Exists, "the name exists"),
+            (Some(target), _) if target == moved => return Ok(()),
             (None, RenameMode::Exchange) => return fail(ErrorKind::NotFound, "nothing to swap with"),
             (Some(target), RenameMode::Exchange) => {
                 self.leave(from.0, from.1)?;
