@@ -251,7 +251,7 @@ impl<'a> Entries<'a> {
             // A type may have been left by a kernel that knew the feature; the length never needs it.
             false => (usize::from(rest[6]), 0),
         };
-        if rec_len < HEADER + 4 || rec_len % 4 != 0 || rec_len > rest.len() {
+        if rec_len < HEADER + 4 || !rec_len.is_multiple_of(4) || rec_len > rest.len() {
             return Err(self.format.corrupt("the record length of a directory entry is impossible"));
         }
         if entry_size(name_len) > rec_len {

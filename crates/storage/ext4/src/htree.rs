@@ -93,7 +93,7 @@ impl Node {
     }
 
     /// Validates a node.
-    pub(crate) fn node(format: &DirFormat, logical: u32, block: Vec<u8>) -> Result<Self> {
+    pub(crate) fn inner(format: &DirFormat, logical: u32, block: Vec<u8>) -> Result<Self> {
         if !looks_like_node(&block) {
             return Err(corrupt(format, "an index node is no index node"));
         }
@@ -382,11 +382,11 @@ mod tests {
         let node = root.grow(&FORMAT, 200);
         assert_eq!((root.count(), root.child(0), node.count()), (1, 200, 123));
         assert_eq!(root_info(&FORMAT, &root.block, 2).unwrap().indirect_levels, 1);
-        let mut node = Node::node(&FORMAT, 200, node.block).unwrap();
+        let mut node = Node::inner(&FORMAT, 200, node.block).unwrap();
         assert!(!node.is_full(), "a node has room for more than a root");
         let (upper, key) = node.split(&FORMAT, 201);
         assert_eq!((node.count(), upper.count(), key), (61, 62, 122));
-        Node::node(&FORMAT, 201, upper.block).unwrap();
+        Node::inner(&FORMAT, 201, upper.block).unwrap();
     }
 
     #[test]

@@ -1,4 +1,47 @@
 //! ext2, ext3 and ext4, read and written in place.
+//!
+//! [`Ext4`] is a [`FileSystem`](vmwright_vfs::FileSystem) over any [`Disk`](vmwright_disk::Disk). It reads
+//! what mke2fs makes and kernels leave behind, a journal with pending changes included, and changes volumes
+//! so that e2fsck finds nothing to say and kernels go on with them.
+//!
+//! ```text
+//!  FileSystem        lookup · read_at · create · rename · set_xattr · sync …
+//!      │
+//!  names, inodes     directory · htree · dir_block · inline │ attributes · xattr │ inode
+//!      │
+//!  maps of blocks    mapping: extents · extent_edit │ indirect · indirect_edit
+//!      │
+//!  allocation        alloc: block and inode bitmaps │ group: descriptors │ superblock
+//!      │
+//!  block_cache       8 MiB of metadata, changed blocks until the sync  ◀── journal, recovery: block → newer
+//!      │                                                                    content, for reading in memory
+//!    Disk            file content goes here directly
+//! ```
+//!
+//! Nothing is written before the first change, and nothing at all to a volume opened for reading. What
+//! cannot be handled is refused by name: `open` says which features stand in the way.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use vmwright_disk::{Disk, MemDisk};
+//! use vmwright_ext4::{ErrorKind, Ext4, Options, is_ext};
+//! use vmwright_vfs::FileSystem;
+//!
+//! fn hostname(disk: Arc<dyn Disk>) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+//!     let volume = Ext4::open(disk, Options::default())?;
+//!     let etc = volume.lookup(volume.root(), b"etc")?;
+//!     let file = volume.lookup(etc, b"hostname")?;
+//!     let mut name = vec![0; 64];
+//!     let len = volume.read_at(file, &mut name, 0)?;
+//!     name.truncate(len);
+//!     Ok(name)
+//! }
+//!
+//! let empty = Arc::new(MemDisk::new(1 << 20));
+//! assert!(!is_ext(&*empty));
+//! assert!(hostname(empty.clone()).is_err());
+//! assert_eq!(Ext4::open(empty, Options::default()).unwrap_err().kind(), ErrorKind::Corrupt);
+//! ```
 #![forbid(unsafe_code)]
 
 mod alloc;
@@ -11,6 +54,7 @@ mod directory;
 mod error;
 mod extent_edit;
 mod extents;
+mod fast_replay;
 mod features;
 mod file_read;
 mod file_write;

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use vmwright_vfs::FileType;
 
 use crate::dir_block::DirFormat;
-use crate::directory::{DirBlocks, Directory, Found, Visit};
+use crate::directory::{DirBlocks, DirBlocksMut, Directory, Found, Visit};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::features::{compat, incompat};
 use crate::hash::HashConfig;
@@ -27,18 +27,6 @@ impl DirBlocks for ReadBlocks<'_> {
     fn read(&self, logical: u32) -> Result<Vec<u8>> {
         self.volume.read_directory_block(self.inode, logical)
     }
-
-    fn write(&mut self, _logical: u32, _block: &[u8]) -> Result<()> {
-        self.volume.check_writable()
-    }
-
-    fn append(&mut self, _blocks: u32) -> Result<u32> {
-        self.volume.check_writable().map(|()| 0)
-    }
-
-    fn set_indexed(&mut self, _indexed: bool) -> Result<()> {
-        self.volume.check_writable()
-    }
 }
 
 /// The blocks of a directory that is changed. Its inode changes with it and is left to the caller to write.
@@ -55,7 +43,9 @@ impl DirBlocks for WriteBlocks<'_> {
     fn read(&self, logical: u32) -> Result<Vec<u8>> {
         self.volume.read_directory_block(self.inode, logical)
     }
+}
 
+impl DirBlocksMut for WriteBlocks<'_> {
     fn write(&mut self, logical: u32, block: &[u8]) -> Result<()> {
         let at = self.volume.directory_block(self.inode, logical)?;
         self.volume.cache.put(at, block.to_vec())

@@ -2,7 +2,7 @@
 
 use vmwright_vfs::{FileType, NewNode, RenameMode};
 
-use crate::directory::{DirBlocks, Found};
+use crate::directory::{DirBlocksMut, Directory, Found};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::features::ro_compat;
 use crate::inode::{self, Inode, flags};
@@ -49,7 +49,7 @@ impl Ext4 {
     fn change_names<T>(
         &mut self,
         mut dir: Inode,
-        change: impl FnOnce(&crate::directory::Directory<'_>, &mut dyn DirBlocks) -> Result<T>,
+        change: impl FnOnce(&Directory<'_>, &mut dyn DirBlocksMut) -> Result<T>,
     ) -> Result<T> {
         let hash = self.superblock.hash_config();
         let names = self.names_of(&dir, &hash);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::block_cache::Redirect;
 use crate::error::{Error, Place, Result};
+use crate::fast_replay;
 use crate::features::{compat, incompat};
 use crate::group::Groups;
 use crate::inode::Inode;
@@ -55,15 +56,13 @@ impl Ext4 {
         };
         let blocks = self.superblock.blocks;
         let recovery = journal::recover(&journal, &read, blocks, self.superblock.inode_size)?;
-        if !recovery.fast_commits.is_empty() {
-            return Err(Error::unsupported("the journal holds fast commits"));
-        }
         let redirects = self.redirects(&inode, &recovery)?;
         match options.write {
             true => self.replay(&inode, &journal, &recovery, redirects, options),
             false => {
                 self.cache.redirect(redirects);
-                self.reload()
+                self.reload()?;
+                fast_replay::apply(self, &recovery.fast_commits)
             }
         }
     }
@@ -120,16 +119,23 @@ impl Ext4 {
             let content = self.cache.read(block)?;
             self.cache.write_data(&content, block * self.block_size())?;
         }
-        self.empty(inode, journal, recovery.next_sequence)?;
+        self.flush_disk()?;
         let disk = self.cache.disk().clone();
         let mut superblock = Superblock::read(&*disk)?;
         superblock.features.check_writable()?;
         superblock.features.incompat &= !incompat::RECOVER;
-        let now = self.now;
         *self = Self::assemble(disk, superblock, options)?;
-        self.now = self.now.max(now);
+        fast_replay::apply(self, &recovery.fast_commits)?;
+        // Everything is in its place before the journal forgets it: a crash in between replays it again.
         self.changed = true;
-        Ok(())
+        self.sync_volume()?;
+        self.flush_disk()?;
+        self.empty(inode, journal, recovery.next_sequence)?;
+        self.flush_disk()
+    }
+
+    fn flush_disk(&self) -> Result<()> {
+        self.cache.disk().flush().map_err(|source| Error::disk("flush", source))
     }
 
     /// Writes a superblock of the journal that says that nothing is in it.

@@ -256,14 +256,6 @@ impl Attributes {
         Ok(())
     }
 
-    /// The bytes that one more value of this key could have in the inode, an existing one replaced.
-    pub(crate) fn inode_room_for(&self, key: (u8, &[u8])) -> usize {
-        let others = self.inode.iter().filter(|attribute| !attribute.is(key));
-        let used: usize = others.map(Attribute::space).sum();
-        let entry = (ENTRY + key.1.len()).next_multiple_of(4);
-        self.inode_room.saturating_sub(INODE_HEADER + END + used + entry) / 4 * 4
-    }
-
     fn inode_fits(&self, new: &Attribute) -> bool {
         let used: usize = self.inode.iter().map(Attribute::space).sum();
         INODE_HEADER + END + used + new.space() <= self.inode_room
@@ -691,7 +683,6 @@ mod tests {
         let again = decode(&area, None);
         assert_eq!(again.names(), [b"user.a".to_vec()]);
         assert_eq!(again.raw(INLINE_DATA).cloned(), here(b"rest of a file"));
-        assert_eq!(again.inode_room_for(INLINE_DATA), 96 - 4 - 4 - 20 - 4 - 20);
     }
 
     #[test]
