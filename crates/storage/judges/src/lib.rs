@@ -122,7 +122,15 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let output = output("umount", [self.path()]);
+        let mut output = output("umount", [self.path()]);
+        // A process that another test is just starting holds copies of all open files for a moment.
+        for _ in 0..100 {
+            if output.status.success() || !String::from_utf8_lossy(&output.stderr).contains("busy") {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            output = crate::output("umount", [self.path()]);
+        }
         if !output.status.success() && !std::thread::panicking() {
             panic!("umount: {}", String::from_utf8_lossy(&output.stderr));
         }

@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod images;
+mod journals;
 mod populate;
+mod random;
 mod reading;
 mod tree;
+mod writing;
