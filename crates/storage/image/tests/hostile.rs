@@ -82,11 +82,11 @@ fn damage(bytes: &mut Vec<u8>, damage: &Damage) {
 }
 
 fn cases() -> u32 {
-    if std::env::var_os("VMWRIGHT_TORTURE").is_some() { 20_000 } else { 600 }
+    if std::env::var_os("VMWRIGHT_TORTURE").is_some() { 200_000 } else { 4000 }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_opens_is_whole_and_keeps_what_is_written(

@@ -19,9 +19,9 @@ impl Qcow2 {
         if state.writer.ready {
             return Ok(());
         }
-        // A directory that cannot be read must be found before anything is changed.
-        self.align_file()?;
+        // What is damaged must be found before anything is changed.
         self.load_writer(&mut state)?;
+        self.align_file()?;
         if self.header.has(INCOMPATIBLE_DIRTY) {
             repair::rebuild_refcounts(self, &mut state)?;
         }

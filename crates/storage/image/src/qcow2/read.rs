@@ -38,7 +38,10 @@ impl Qcow2 {
         let there = self.file.len().saturating_sub(host).min(buf.len() as u64) as usize;
         let (present, missing) = buf.split_at_mut(there);
         missing.fill(0);
-        Ok(self.file.read_at(present, host)?)
+        if !present.is_empty() {
+            self.file.read_at(present, host)?;
+        }
+        Ok(())
     }
 
     /// Reads what this image does not hold out of the backing file, which may be shorter.
@@ -104,6 +107,9 @@ impl Qcow2 {
     /// How the file keeps `len` bytes of data clusters at `host`.
     fn data_extent(&self, host: u64, len: u64) -> Result<(ExtentKind, u64)> {
         let there = self.file.len().saturating_sub(host).min(len);
+        if there == 0 {
+            return Ok((ExtentKind::Zero, len));
+        }
         let beneath = self.file.extent_at(host)?;
         let kind = match beneath.kind {
             // A hole in the file: allocated here, and zeros.

@@ -96,10 +96,14 @@ pub fn judge(bytes: Vec<u8>) {
         Err(error) => return assert_kind(error.kind(), "opening"),
     };
     map_is_whole(&image);
-    if let Err(error) = image.check() {
-        assert_kind(error.kind(), "checking");
-    }
-    write_and_read_back(&image, &file, options);
+    let sound = match image.check() {
+        Ok(report) => report.is_safe(),
+        Err(error) => {
+            assert_kind(error.kind(), "checking");
+            false
+        }
+    };
+    write_and_read_back(&image, sound.then_some(&file), options);
 }
 
 /// Extents are never empty, begin where the last one ended, and end with the disk.
@@ -123,12 +127,17 @@ fn map_is_whole(image: &Image) {
     }
 }
 
-fn write_and_read_back(image: &Image, file: &Arc<dyn Disk>, options: OpenOptions) {
+/// What is written reads back at once. It also lasts, with a `file` whose image was sound: in another, two places of
+/// the disk may share a cluster, and giving one back destroys the other.
+fn write_and_read_back(image: &Image, file: Option<&Arc<dyn Disk>>, options: OpenOptions) {
     let cluster_size = image.cluster_size().unwrap_or(512);
     for place in 0..8 {
         // Within one cluster: a damaged image may keep two clusters of the disk in one place.
         let offset = image.len() / 8 * place / cluster_size * cluster_size;
         let skip = place * 37 % cluster_size;
+        if offset + skip >= image.len() {
+            continue;
+        }
         let len = (cluster_size - skip).min(300).min(image.len().saturating_sub(offset + skip));
         let data = vec![0xa5; len as usize];
         if let Err(error) = image.write_at(&data, offset + skip) {
@@ -137,14 +146,17 @@ fn write_and_read_back(image: &Image, file: &Arc<dyn Disk>, options: OpenOptions
         }
         let mut now = vec![0; data.len()];
         image.read_at(&mut now, offset + skip).unwrap();
-        assert_eq!(now, data, "at {offset}");
+        assert!(now == data, "at {offset}");
         if let Err(error) = image.flush() {
             assert_kind(error.kind(), "flushing");
             return;
         }
-        let again = Image::open(file.clone(), QCOW2, options.clone()).unwrap();
-        again.read_at(&mut now, offset + skip).unwrap();
-        assert_eq!(now, data, "after reopening, at {offset}");
+        if let Some(file) = file {
+            let again = Image::open(file.clone(), QCOW2, options.clone()).unwrap();
+            again.read_at(&mut now, offset + skip).unwrap();
+            assert!(now == data, "after reopening, at {offset}");
+            assert!(again.check().unwrap().is_safe());
+        }
         for result in [image.zero_at(offset, cluster_size), image.discard(offset, cluster_size)] {
             match result {
                 Err(error) if error.kind() == ErrorKind::InvalidInput => {

@@ -1,0 +1,32 @@
+//! Random sequences of changes against a flat model, the result judged by qemu-img.
+
+mod model;
+
+use proptest::prelude::*;
+use vmwright_image::Format;
+use vmwright_judges::{run, tool};
+
+fn cases() -> u32 {
+    if std::env::var_os("VMWRIGHT_TORTURE").is_some() { 5000 } else { 120 }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_sequence_equals_the_model(script in proptest::collection::vec(any::<u8>(), 40..400)) {
+        let parsed = model::steps(&script);
+        let (shape, _) = parsed;
+        let (bytes, expected) = model::run(&parsed);
+        if tool("qemu-img").is_some() && shape.format == Format::Qcow2 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+            std::fs::write(path("image"), &bytes).unwrap();
+            std::fs::write(path("expected"), &expected).unwrap();
+            std::fs::write(path("base"), model::base(shape)).unwrap();
+            run("qemu-img", ["check", "-q", "-f", "qcow2", &path("image")]);
+            let (image, expected) = (path("image"), path("expected"));
+            run("qemu-img", ["compare", "-q", "-f", "qcow2", "-F", "raw", &image, &expected]);
+        }
+    }
+}
