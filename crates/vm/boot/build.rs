@@ -44,7 +44,8 @@ fn variable(name: &str) -> String {
 }
 
 fn is_installed(target: &str) -> bool {
-    let rustc = Command::new(variable("RUSTC")).args(["--print", "target-libdir", "--target", target]).output();
+    let rustc =
+        Command::new(variable("RUSTC")).args(["--print", "target-libdir", "--target", target]).output();
     rustc.is_ok_and(|output| Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir())
 }
 

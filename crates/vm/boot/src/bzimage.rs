@@ -29,23 +29,23 @@ pub fn is_bzimage(bytes: &[u8]) -> bool {
 ///
 /// Kind `Corrupt` where the image contradicts its format, `Unsupported` where the kernel is packed in a way that
 /// is not handled (bzip2, bare LZMA, LZO): such a kernel still boots as the bzImage it is.
-pub fn extract_elf(kernel: Vec<u8>) -> Result<Vec<u8>> {
+pub fn extract_elf(kernel: &[u8]) -> Result<Vec<u8>> {
     const WHAT: &str = "the kernel";
     if kernel.starts_with(b"\x7fELF") {
-        return Ok(kernel);
+        return Ok(kernel.to_vec());
     }
-    if !is_bzimage(&kernel) {
+    if !is_bzimage(kernel) {
         return Err(Error::corrupt(WHAT, HEADER_MAGIC, "neither an ELF nor a bzImage"));
     }
-    if u16_at(&kernel, VERSION)? < PAYLOAD_SINCE {
+    if u16_at(kernel, VERSION)? < PAYLOAD_SINCE {
         return Err(Error::corrupt(WHAT, VERSION, "the boot protocol is older than 2.08"));
     }
     let setup_sectors = match kernel[SETUP_SECTS] {
         0 => 4,
         count => usize::from(count),
     };
-    let start = (setup_sectors + 1) * 512 + u32_at(&kernel, PAYLOAD_OFFSET)?;
-    let payload = kernel.get(start..).and_then(|rest| rest.get(..u32_at(&kernel, PAYLOAD_LENGTH).ok()?));
+    let start = (setup_sectors + 1) * 512 + u32_at(kernel, PAYLOAD_OFFSET)?;
+    let payload = kernel.get(start..).and_then(|rest| rest.get(..u32_at(kernel, PAYLOAD_LENGTH).ok()?));
     let payload =
         payload.ok_or_else(|| Error::corrupt(WHAT, PAYLOAD_OFFSET, "the payload reaches past the end"))?;
     let elf = match Packing::detect(payload) {
@@ -56,6 +56,46 @@ pub fn extract_elf(kernel: Vec<u8>) -> Result<Vec<u8>> {
         true => Ok(elf),
         false => Err(Error::corrupt(WHAT, start, "the payload is no ELF")),
     }
+}
+
+/// Whether a 64-bit ELF kernel has the entry that PVH boot starts at, which QEMU and others need for an ELF.
+///
+/// It is told by an ELF note of the owner `Xen` and type 18 (`XEN_ELFNOTE_PHYS32_ENTRY`):
+/// <https://xenbits.xen.org/docs/unstable/misc/pvh.html>.
+pub fn has_pvh_entry(elf: &[u8]) -> bool {
+    const PT_NOTE: u64 = 4;
+    const PHYS32_ENTRY: u64 = 18;
+    let word = |at: u64, len: usize| -> Option<u64> {
+        let field = elf.get(usize::try_from(at).ok()?..)?.get(..len)?;
+        Some(field.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+    };
+    let note_at = |mut at: u64, end: u64| -> Option<bool> {
+        while at < end {
+            let (name, content, kind) = (word(at, 4)?, word(at + 4, 4)?, word(at + 8, 4)?);
+            if kind == PHYS32_ENTRY
+                && name == 4
+                && word(at + 12, 4)? == u64::from(u32::from_le_bytes(*b"Xen\0"))
+            {
+                return Some(true);
+            }
+            at += 12 + name.next_multiple_of(4) + content.next_multiple_of(4);
+        }
+        Some(false)
+    };
+    let search = || -> Option<bool> {
+        let (table, size, count) = (word(32, 8)?, word(54, 2)?, word(56, 2)?);
+        for index in 0..count {
+            let header = table.checked_add(size * index)?;
+            if word(header, 4)? == PT_NOTE {
+                let (offset, len) = (word(header.checked_add(8)?, 8)?, word(header.checked_add(32)?, 8)?);
+                if note_at(offset, offset.checked_add(len)?.min(elf.len() as u64)).unwrap_or(false) {
+                    return Some(true);
+                }
+            }
+        }
+        Some(false)
+    };
+    elf.starts_with(b"\x7fELF\x02\x01") && search().unwrap_or(false)
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Result<u16> {
@@ -97,18 +137,18 @@ mod tests {
     #[test]
     fn the_elf_comes_out_as_it_went_in() {
         let elf = b"\x7fELF and the rest".to_vec();
-        assert_eq!(extract_elf(bzimage(&gzip(&elf))).unwrap(), elf);
-        assert_eq!(extract_elf(bzimage(&elf)).unwrap(), elf);
-        assert_eq!(extract_elf(elf.clone()).unwrap(), elf);
+        assert_eq!(extract_elf(&bzimage(&gzip(&elf))).unwrap(), elf);
+        assert_eq!(extract_elf(&bzimage(&elf)).unwrap(), elf);
+        assert_eq!(extract_elf(&elf).unwrap(), elf);
     }
 
     #[test]
     fn damage_is_corrupt_and_never_a_panic() {
         let image = bzimage(&gzip(b"\x7fELF"));
         for len in 0..image.len() {
-            assert_eq!(extract_elf(image[..len].to_vec()).unwrap_err().kind(), ErrorKind::Corrupt, "{len}");
+            assert_eq!(extract_elf(&image[..len]).unwrap_err().kind(), ErrorKind::Corrupt, "{len}");
         }
-        assert_eq!(extract_elf(bzimage(b"no kernel")).unwrap_err().kind(), ErrorKind::Corrupt);
-        assert_eq!(extract_elf(bzimage(b"BZh91AY")).unwrap_err().kind(), ErrorKind::Unsupported);
+        assert_eq!(extract_elf(&bzimage(b"no kernel")).unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(extract_elf(&bzimage(b"BZh91AY")).unwrap_err().kind(), ErrorKind::Unsupported);
     }
 }

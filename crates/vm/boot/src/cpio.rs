@@ -8,34 +8,34 @@ const CHAR_DEVICE: u32 = 0o020_000;
 
 /// An archive being written. The same calls give the same bytes: times and owners are zero.
 #[derive(Debug, Default)]
-pub struct Archive {
+pub(crate) struct Archive {
     bytes: Vec<u8>,
     entries: u32,
 }
 
 impl Archive {
     /// Makes an empty archive.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
     /// Appends a directory; `path` has no leading slash.
-    pub fn directory(&mut self, path: &str, mode: u32) {
+    pub(crate) fn directory(&mut self, path: &str, mode: u32) {
         self.entry(path, DIRECTORY | mode, (0, 0), &[]);
     }
 
     /// Appends a regular file.
-    pub fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
+    pub(crate) fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
         self.entry(path, REGULAR | mode, (0, 0), content);
     }
 
     /// Appends a character device.
-    pub fn char_device(&mut self, path: &str, mode: u32, major: u32, minor: u32) {
+    pub(crate) fn char_device(&mut self, path: &str, mode: u32, major: u32, minor: u32) {
         self.entry(path, CHAR_DEVICE | mode, (major, minor), &[]);
     }
 
     /// Ends the archive and answers its bytes.
-    pub fn finish(mut self) -> Vec<u8> {
+    pub(crate) fn finish(mut self) -> Vec<u8> {
         self.entries = 0;
         self.entry("TRAILER!!!", 0, (0, 0), &[]);
         self.bytes

@@ -12,6 +12,8 @@ pub struct Error(Box<Reason>);
 pub(crate) enum Reason {
     #[error("cannot read {path} in the guest")]
     Guest { path: String, source: vmwright_vfs::Error },
+    #[error("cannot use {path} on this host")]
+    Host { path: String, source: std::io::Error },
     #[error("{what} is damaged at byte {offset}: {detail}")]
     Corrupt { what: &'static str, offset: usize, detail: &'static str },
     #[error("{what} is damaged")]
@@ -37,10 +39,19 @@ impl Error {
         move |source| Reason::Guest { path: String::from_utf8_lossy(path).into_owned(), source }.into()
     }
 
+    pub(crate) fn host(path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+        move |source| Reason::Host { path: path.display().to_string(), source }.into()
+    }
+
     /// What sort of failure this is.
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
             Reason::Guest { source, .. } => source.kind(),
+            Reason::Host { source, .. } => match source.kind() {
+                std::io::ErrorKind::NotFound => ErrorKind::NotFound,
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+                _ => ErrorKind::Io,
+            },
             Reason::Corrupt { .. } | Reason::Unpack { .. } => ErrorKind::Corrupt,
             Reason::TooLarge { .. } | Reason::Unsupported { .. } => ErrorKind::Unsupported,
             Reason::NoKernel | Reason::NoSuchKernel { .. } | Reason::NoModule { .. } => ErrorKind::NotFound,

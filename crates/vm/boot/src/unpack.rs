@@ -36,15 +36,27 @@ impl Packing {
 /// Unpacks `bytes`, which `what` names in errors, into at most `limit` bytes.
 pub(crate) fn unpack(bytes: &[u8], packing: Packing, what: &'static str, limit: usize) -> Result<Vec<u8>> {
     match packing {
-        Packing::Gzip => read_bounded(flate2::read::GzDecoder::new(bytes), what, limit),
-        Packing::Xz => read_bounded(lzma_rust2::XzReader::new(bytes, false), what, limit),
+        Packing::Lz4Legacy => unpack_lz4_legacy(bytes, what, limit),
+        packing => read_bounded(reader(bytes, packing, what)?, what, limit),
+    }
+}
+
+/// Unpacks `bytes` piece by piece.
+pub(crate) fn reader<'a>(
+    bytes: &'a [u8],
+    packing: Packing,
+    what: &'static str,
+) -> Result<Box<dyn Read + 'a>> {
+    match packing {
+        Packing::Gzip => Ok(Box::new(flate2::read::GzDecoder::new(bytes))),
+        Packing::Xz => Ok(Box::new(lzma_rust2::XzReader::new(bytes, false))),
         Packing::Zstd => {
             let decoder = ruzstd::decoding::StreamingDecoder::new(bytes);
             let decoder =
                 decoder.map_err(|source| Reason::Unpack { what, source: io::Error::other(source) })?;
-            read_bounded(decoder, what, limit)
+            Ok(Box::new(decoder))
         }
-        Packing::Lz4Legacy => unpack_lz4_legacy(bytes, what, limit),
+        Packing::Lz4Legacy => Err(unsupported(what, "LZ4 compression")),
         Packing::Bzip2 => Err(unsupported(what, "bzip2 compression")),
         Packing::Lzma => Err(unsupported(what, "bare LZMA compression")),
         Packing::Lzo => Err(unsupported(what, "LZO compression")),
