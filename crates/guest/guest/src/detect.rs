@@ -160,7 +160,7 @@ fn iso9660(descriptor: &[u8]) -> Option<Content> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vmwright_disk::MemDisk;
+    use vmwright_disk::{HostFile, MemDisk};
     use vmwright_judges::{need, output, run, tool};
 
     /// Makes a volume with a tool and compares with what `blkid` says of it.
@@ -171,8 +171,7 @@ mod tests {
         run(program, args.iter().map(AsRef::as_ref).chain([path.as_os_str()]));
         let text = run("blkid", ["-p".as_ref(), "-o".as_ref(), "export".as_ref(), path.as_os_str()]);
         let judged = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map(str::to_owned);
-        let disk = MemDisk::from_bytes(std::fs::read(&path).unwrap());
-        let found = detect(&disk).unwrap().unwrap();
+        let found = detect(&HostFile::open(&path, true).unwrap()).unwrap().unwrap();
         assert_eq!(Some(found.kind), judged("TYPE="), "{text}");
         assert_eq!(found.uuid, judged("UUID="), "{text}");
         assert_eq!(found.label, judged("LABEL=").or(judged("LABEL_FATBOOT=")), "{text}");

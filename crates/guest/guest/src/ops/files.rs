@@ -72,7 +72,12 @@ pub fn mkdir(root: &mut Root, path: &[u8], mode: u16, parents: bool) -> Result<(
 
 /// Removes a file or an empty directory; with `recursive` a directory with everything in it.
 pub fn remove(root: &mut Root, path: &[u8], recursive: bool) -> Result<()> {
-    Ok(if recursive { root.remove_all(path)? } else { root.remove(path)? })
+    if recursive {
+        root.remove_all(path)?
+    } else {
+        root.remove(path)?
+    }
+    Ok(())
 }
 
 /// Moves a file or directory; into `to` under its own name where that is a directory.
