@@ -16,7 +16,7 @@ const WATCH: Duration = Duration::from_millis(50);
 
 /// The frequency in kHz, or nothing on a host whose counter does not run evenly.
 ///
-/// The processor states it, or its hypervisor, or the kernel; else it is measured, once a boot.
+/// The hypervisor states it, or the kernel, or the processor; else it is measured, once a boot.
 pub(crate) fn khz(cache: &Cache, key: &Key) -> Option<u64> {
     stated().or_else(|| {
         cache.get(CACHED_AS, key).unwrap_or_else(|| {
@@ -30,9 +30,11 @@ pub(crate) fn khz(cache: &Cache, key: &Key) -> Option<u64> {
 #[cfg(target_arch = "x86_64")]
 fn stated() -> Option<u64> {
     let leaf = |number: u32, base: u32| (__cpuid(base).eax >= number).then(|| __cpuid(number));
-    from_processor(leaf(0x15, 0))
-        .or_else(|| from_hypervisor(leaf(0x4000_0010, 0x4000_0000)))
-        .or_else(from_kernel)
+    // Beneath a hypervisor the processor's own words can be those of another processor.
+    match __cpuid(1).ecx & HYPERVISOR_PRESENT {
+        0 => from_kernel().or_else(|| from_processor(leaf(0x15, 0))),
+        _ => from_hypervisor(leaf(0x4000_0010, 0x4000_0000)).or_else(from_kernel),
+    }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -48,32 +50,35 @@ fn from_processor(leaf: Option<CpuidResult>) -> Option<u64> {
     (hertz >= 1000).then_some(hertz / 1000)
 }
 
+/// Leaf 1, bit 31 of ECX: what follows below 0x4000_0000 is the hypervisor's.
+#[cfg(target_arch = "x86_64")]
+const HYPERVISOR_PRESENT: u32 = 1 << 31;
+
 /// Leaf 0x4000_0010, by which VMware, and KVM where it is told to, state it in kHz.
 ///
-/// A processor without a hypervisor answers leaves it does not know with those of another one, of any value: only
-/// what looks like a frequency is believed, from 100 MHz to 100 GHz.
+/// Some hypervisors answer leaves they do not have with any value: only what looks like a
+/// frequency is believed, from 100 MHz to 100 GHz.
 #[cfg(target_arch = "x86_64")]
 fn from_hypervisor(leaf: Option<CpuidResult>) -> Option<u64> {
-    const HYPERVISOR_PRESENT: u32 = 1 << 31;
-    if __cpuid(1).ecx & HYPERVISOR_PRESENT == 0 {
-        return None;
-    }
     let khz = u64::from(leaf?.eax);
     (100_000..100_000_000).contains(&khz).then_some(khz)
 }
 
-/// `cpu MHz` is the counter's frequency where no governor changes the processor's.
-#[cfg(target_arch = "x86_64")]
+/// `cpu MHz` is the counter's frequency where neither a governor nor the processor's own counts say how fast it runs now.
 fn from_kernel() -> Option<u64> {
     if Path::new("/sys/devices/system/cpu/cpu0/cpufreq").exists() {
         return None;
     }
-    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
-    text.contains("constant_tsc").then(|| parse_cpuinfo(&text))?
+    parse_cpuinfo(&fs::read_to_string("/proc/cpuinfo").ok()?)
 }
 
 /// Reads the first `cpu MHz`, which has three decimals: kHz.
 fn parse_cpuinfo(text: &str) -> Option<u64> {
+    let flags = text.lines().find(|line| line.starts_with("flags"))?;
+    let has = |flag: &str| flags.split_ascii_whitespace().any(|word| word == flag);
+    if !has("constant_tsc") || has("aperfmperf") {
+        return None;
+    }
     let line = text.lines().find(|line| line.starts_with("cpu MHz"))?;
     let (mhz, khz) = line.split_once(':')?.1.trim().split_once('.')?;
     let valid = khz.len() == 3 && khz.bytes().all(|byte| byte.is_ascii_digit());
@@ -111,11 +116,15 @@ mod tests {
 
     #[test]
     fn the_kernels_megahertz_become_kilohertz() {
-        let text = "processor\t: 0\ncpu MHz\t\t: 2596.136\nflags\t\t: tsc\n";
-        assert_eq!(parse_cpuinfo(text), Some(2_596_136));
-        assert_eq!(parse_cpuinfo("cpu MHz\t\t: 2596.1\n"), None);
-        assert_eq!(parse_cpuinfo("cpu MHz\t\t: 99999999999999999999.000\n"), None);
+        let with = |mhz: &str, flags: &str| {
+            parse_cpuinfo(&format!("processor\t: 0\ncpu MHz\t\t: {mhz}\nflags\t\t: {flags}\n"))
+        };
+        assert_eq!(with("2596.136", "fpu tsc constant_tsc"), Some(2_596_136));
+        assert_eq!(with("2596.1", "constant_tsc"), None);
+        assert_eq!(with("99999999999999999999.000", "constant_tsc"), None);
         assert_eq!(parse_cpuinfo(""), None);
+        assert_eq!(with("2596.136", "tsc"), None, "its pace changes");
+        assert_eq!(with("800.000", "constant_tsc aperfmperf"), None, "this is the pace of the moment");
     }
 
     #[test]
