@@ -1,4 +1,5 @@
 //! Copying into and out of guests, hostile ones among them.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on panics")]
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};

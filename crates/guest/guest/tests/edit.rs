@@ -1,4 +1,5 @@
 //! Changing guests: what others see of it afterwards, and that all of it happens or nothing.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on panics")]
 
 mod common;
 
