@@ -1,4 +1,5 @@
 //! Whole disks, judged by qemu-img: convert, compare, measure, map, checksum.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 mod support;
 

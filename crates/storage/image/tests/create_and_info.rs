@@ -1,4 +1,5 @@
 //! What this crate makes, as qemu-img sees it, and the other way round.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 use std::path::Path;
 

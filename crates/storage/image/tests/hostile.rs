@@ -1,4 +1,5 @@
 //! Images made to harm: truncated, with bits flipped, with tables that point at tables.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 mod oracle;
 
@@ -66,7 +67,7 @@ fn damage(bytes: &mut Vec<u8>, damage: &Damage) {
             let table = (1 + at as u64 % 8) * cluster_size;
             let at = (table + at as u64 / 8 % 12 * 8) as usize;
             let value = match flags & 4 {
-                0 => cluster * cluster_size | u64::from(flags & 3) << 62 | u64::from(flags >> 3 & 1),
+                0 => (cluster * cluster_size) | (u64::from(flags & 3) << 62) | u64::from(flags >> 3 & 1),
                 _ => raw,
             };
             if let Some(place) = bytes.get_mut(at..at + 8) {

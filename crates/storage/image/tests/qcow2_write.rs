@@ -1,4 +1,5 @@
 //! Writing qcow2: against a flat model, and as QEMU sees the result.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Random sequences of changes against a flat model, the result judged by qemu-img.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 mod model;
 

@@ -40,7 +40,7 @@ impl Qcow2 {
         }
         let cluster_size = self.header.cluster_size();
         let end = at.checked_add(cluster_size);
-        if at % cluster_size != 0 || end.is_none_or(|end| end > self.file.len()) {
+        if !at.is_multiple_of(cluster_size) || end.is_none_or(|end| end > self.file.len()) {
             let entry_at = writer.reftable_offset + block * 8;
             return Err(Error::corrupt("a refcount table entry", entry_at, "a block within the file", at));
         }

@@ -194,7 +194,7 @@ mod tests {
                 };
                 for others in [1, 2, 63, 64, 65, 4096, 100_000] {
                     let (table, blocks) = count_refcount_clusters(others, &options);
-                    let per_block = (1u64 << cluster_bits) * 8 >> order;
+                    let per_block = ((1u64 << cluster_bits) * 8) >> order;
                     assert!(blocks * per_block >= others + table + blocks);
                     assert!(table << cluster_bits >= blocks * 8);
                 }

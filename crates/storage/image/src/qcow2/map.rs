@@ -105,7 +105,7 @@ impl Qcow2 {
     /// Checks where an entry at `at` of the L1 table points.
     pub(super) fn check_table(&self, table: u64, at: u64) -> Result<()> {
         let cluster_size = self.header.cluster_size();
-        if table % cluster_size != 0 {
+        if !table.is_multiple_of(cluster_size) {
             return Err(Error::corrupt("an L1 entry", at, "a multiple of the cluster size", table));
         }
         if table.checked_add(cluster_size).is_none_or(|end| end > self.file.len()) {
@@ -120,7 +120,7 @@ impl Qcow2 {
 
     /// Where in the file the L2 entry of `offset` is, within its table at `table`.
     pub(super) fn l2_entry_at(&self, table: u64, offset: u64) -> u64 {
-        let index = offset % self.header.l2_coverage() >> self.header.cluster_bits;
+        let index = (offset % self.header.l2_coverage()) >> self.header.cluster_bits;
         table + index * self.l2_entry_size()
     }
 
@@ -179,7 +179,7 @@ impl Qcow2 {
         let mut run = self.unit(&slice, index, slice_at, offset)?;
         while run.len < in_table {
             let next = offset + run.len;
-            if next % self.header.cluster_size() == 0 {
+            if next.is_multiple_of(self.header.cluster_size()) {
                 index += self.l2_entry_size() as usize;
             }
             if index >= slice.len() {

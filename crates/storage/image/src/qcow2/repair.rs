@@ -188,7 +188,9 @@ fn drop_bad_blocks(image: &Qcow2, state: &mut State) -> Result<()> {
     let len = image.file.len();
     for (index, entry) in state.writer.reftable.iter_mut().enumerate() {
         let at = *entry & REFTABLE_MASK;
-        if at != 0 && (at % cluster_size != 0 || at.checked_add(cluster_size).is_none_or(|end| end > len)) {
+        if at != 0
+            && (!at.is_multiple_of(cluster_size) || at.checked_add(cluster_size).is_none_or(|end| end > len))
+        {
             *entry = 0;
             state.writer.reftable_dirty.insert(index);
         }

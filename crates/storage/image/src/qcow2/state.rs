@@ -75,7 +75,7 @@ pub(super) fn read_table(
     if len > max {
         return Err(Error::corrupt(what, offset, "a table of a size that QEMU accepts", len));
     }
-    if offset % header.cluster_size() != 0 || offset == 0 {
+    if !offset.is_multiple_of(header.cluster_size()) || offset == 0 {
         return Err(Error::corrupt(what, offset, "a multiple of the cluster size", offset));
     }
     if offset.checked_add(len).is_none_or(|end| end > file.len()) {

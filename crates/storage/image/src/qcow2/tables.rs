@@ -92,7 +92,7 @@ pub(super) fn snapshots(file: &dyn Disk, header: &Header) -> Result<Vec<Snapshot
         return Err(Error::corrupt("the number of snapshots", 60, "at most 65536", count));
     }
     let start = header.snapshots_offset;
-    if header.snapshot_count > 0 && start % header.cluster_size() != 0 {
+    if header.snapshot_count > 0 && !start.is_multiple_of(header.cluster_size()) {
         return Err(Error::corrupt(
             "the offset of the snapshots",
             64,

@@ -45,7 +45,7 @@ impl Qcow2 {
         drop(state);
         let ends_disk = offset + run.len == self.header.size;
         let whole = if ends_disk { run.len } else { run.len - run.len % cluster_size };
-        if offset % cluster_size != 0 || whole == 0 || kept {
+        if !offset.is_multiple_of(cluster_size) || whole == 0 || kept {
             let len = (cluster_size - offset % cluster_size).min(data.len() as u64) as usize;
             self.write_part(&data[..len], offset)?;
             return Ok(len);

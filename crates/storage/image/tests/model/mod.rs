@@ -11,7 +11,7 @@ use vmwright_image::{
 
 /// How the image is made.
 #[derive(Debug, Clone, Copy)]
-pub struct Shape {
+pub(crate) struct Shape {
     pub format: Format,
     pub cluster_bits: u32,
     pub refcount_order: u32,
@@ -22,7 +22,7 @@ pub struct Shape {
 
 /// One step; offsets and lengths are taken modulo what there is.
 #[derive(Debug, Clone, Copy)]
-pub enum Step {
+pub(crate) enum Step {
     Write {
         offset: u64,
         len: u64,
@@ -45,7 +45,7 @@ pub enum Step {
 }
 
 /// Steps as the bytes of a fuzzer spell them, after the shape.
-pub fn steps(script: &[u8]) -> (Shape, Vec<Step>) {
+pub(crate) fn steps(script: &[u8]) -> (Shape, Vec<Step>) {
     let (head, tail) = script.split_at(script.len().min(4));
     let byte = |index: usize| head.get(index).copied().unwrap_or(0);
     let shape = Shape {
@@ -74,7 +74,7 @@ pub fn steps(script: &[u8]) -> (Shape, Vec<Step>) {
 const CLUSTERS: u64 = 60;
 
 /// What the backing file holds.
-pub fn base(shape: Shape) -> Vec<u8> {
+pub(crate) fn base(shape: Shape) -> Vec<u8> {
     let is_raw = shape.format == Format::Raw;
     let len = if is_raw { 0 } else { (shape.backing << shape.cluster_bits) / 512 * 512 };
     (0..len).map(|index| (index / 100 + 1) as u8).collect()
@@ -86,7 +86,7 @@ fn open(file: &Arc<dyn Disk>, shape: Shape, backing: &Option<Arc<dyn Disk>>) -> 
 }
 
 /// Does the steps, comparing after each; answers the bytes of the image file and what the disk must hold.
-pub fn run((shape, steps): &(Shape, Vec<Step>)) -> (Vec<u8>, Vec<u8>) {
+pub(crate) fn run((shape, steps): &(Shape, Vec<Step>)) -> (Vec<u8>, Vec<u8>) {
     let cluster_size = 1u32 << shape.cluster_bits;
     let size = u64::from(cluster_size) * CLUSTERS + 512;
     let is_raw = shape.format == Format::Raw;

@@ -59,7 +59,7 @@ impl Disk for Bounded {
 }
 
 /// A sound image with data, zeros and compressed clusters, to be damaged.
-pub fn sample(cluster_bits: u32, refcount_bits: u32) -> Vec<u8> {
+pub(crate) fn sample(cluster_bits: u32, refcount_bits: u32) -> Vec<u8> {
     let cluster_size = 1u32 << cluster_bits;
     let size = u64::from(cluster_size) * 90 + 512;
     let file: Arc<dyn Disk> = Arc::new(MemDisk::new(0));
@@ -85,7 +85,7 @@ fn assert_kind(kind: ErrorKind, about: &str) {
 }
 
 /// Opens, maps, reads, checks and writes; whatever works must be right.
-pub fn judge(bytes: Vec<u8>) {
+pub(crate) fn judge(bytes: Vec<u8>) {
     let file: Arc<dyn Disk> = Arc::new(Bounded(MemDisk::from_bytes(bytes)));
     if let Err(error) = describe(&*file, QCOW2) {
         assert_kind(error.kind(), "describing");

@@ -1,5 +1,5 @@
 //! What the tests against qemu-img share.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,20 +9,20 @@ use vmwright_image::{FormatChoice, Image, OpenOptions, chain};
 use vmwright_judges::{output, run};
 
 /// A folder for one test.
-pub struct Folder(tempfile::TempDir);
+pub(crate) struct Folder(tempfile::TempDir);
 
 impl Folder {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 }
 
 /// Runs qemu-img with arguments split at spaces, and paths put in for `{}`.
-pub fn qemu_img(command: &str, paths: &[&Path]) -> String {
+pub(crate) fn qemu_img(command: &str, paths: &[&Path]) -> String {
     let mut paths = paths.iter();
     let args = command.split(' ').map(|word| match word {
         "{}" => paths.next().unwrap().to_str().unwrap(),
@@ -32,7 +32,7 @@ pub fn qemu_img(command: &str, paths: &[&Path]) -> String {
 }
 
 /// Runs qemu-io commands on an image.
-pub fn qemu_io(path: &Path, format: &str, commands: &[&str]) {
+pub(crate) fn qemu_io(path: &Path, format: &str, commands: &[&str]) {
     let mut args = vec!["-f".to_owned(), format.to_owned()];
     for command in commands {
         args.extend(["-c".to_owned(), (*command).to_owned()]);
@@ -43,12 +43,12 @@ pub fn qemu_io(path: &Path, format: &str, commands: &[&str]) {
 }
 
 /// Fails unless qemu-img finds neither errors nor leaks.
-pub fn check(path: &Path) {
+pub(crate) fn check(path: &Path) {
     qemu_img("check -q -f qcow2 {}", &[path]);
 }
 
 /// Fails if qemu-img finds errors; leaked clusters are allowed.
-pub fn check_for_errors(path: &Path) {
+pub(crate) fn check_for_errors(path: &Path) {
     let output = output("qemu-img", ["check", "-f", "qcow2", path.to_str().unwrap()]);
     let text = String::from_utf8_lossy(&output.stdout);
     let status = output.status.code();
@@ -57,7 +57,7 @@ pub fn check_for_errors(path: &Path) {
 }
 
 /// What a guest sees, as qemu-img converts it.
-pub fn qemu_content(path: &Path) -> Vec<u8> {
+pub(crate) fn qemu_content(path: &Path) -> Vec<u8> {
     let raw = path.with_extension("content");
     qemu_img("convert -O raw {} {}", &[path, &raw]);
     let bytes = std::fs::read(&raw).unwrap();
@@ -66,35 +66,35 @@ pub fn qemu_content(path: &Path) -> Vec<u8> {
 }
 
 /// Opens an image with its backing files, without limits.
-pub fn open(path: &Path, read_only: bool) -> Image {
+pub(crate) fn open(path: &Path, read_only: bool) -> Image {
     let options = chain::ChainOptions { read_only, ..Default::default() };
     chain::open(path, FormatChoice::Probe, &chain::AllowAll { probe: true }, options).unwrap()
 }
 
 /// Opens an image with a small cache of metadata, so that it is always too small.
-pub fn open_with_small_cache(path: &Path) -> Image {
+pub(crate) fn open_with_small_cache(path: &Path) -> Image {
     let options = chain::ChainOptions { cache_bytes: 1, ..Default::default() };
     chain::open(path, FormatChoice::Probe, &chain::AllowAll { probe: true }, options).unwrap()
 }
 
 /// Opens one file as an image, without what it names.
-pub fn open_alone(path: &Path) -> Image {
+pub(crate) fn open_alone(path: &Path) -> Image {
     let file = Arc::new(HostFile::open(path, false).unwrap());
     Image::open(file, FormatChoice::Probe, OpenOptions::default()).unwrap()
 }
 
 /// What a guest sees, as this crate reads it.
-pub fn content(disk: &dyn Disk) -> Vec<u8> {
+pub(crate) fn content(disk: &dyn Disk) -> Vec<u8> {
     let mut bytes = vec![0; disk.len() as usize];
     disk.read_at(&mut bytes, 0).unwrap();
     bytes
 }
 
 /// Numbers that look random and are the same in every run.
-pub struct Numbers(pub u64);
+pub(crate) struct Numbers(pub u64);
 
 impl Numbers {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -102,11 +102,11 @@ impl Numbers {
         z ^ z >> 31
     }
 
-    pub fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit.max(1)
     }
 
-    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+    pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
         let mut bytes: Vec<u8> = (0..len.div_ceil(8)).flat_map(|_| self.next().to_le_bytes()).collect();
         bytes.truncate(len);
         bytes
@@ -114,7 +114,7 @@ impl Numbers {
 }
 
 /// One random change to a disk and to its model.
-pub fn change(disk: &dyn Disk, model: &mut [u8], numbers: &mut Numbers, scale: u64) {
+pub(crate) fn change(disk: &dyn Disk, model: &mut [u8], numbers: &mut Numbers, scale: u64) {
     let size = model.len() as u64;
     let aligned = numbers.below(2) == 0;
     let mut offset = numbers.below(size);
