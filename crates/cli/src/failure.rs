@@ -40,18 +40,18 @@ pub(crate) struct Failure {
 
 impl Failure {
     /// Makes an error that ends the command for `reason`.
-    pub(crate) fn new(reason: Reason, text: impl Into<String>) -> anyhow::Error {
+    pub(crate) fn because(reason: Reason, text: impl Into<String>) -> anyhow::Error {
         anyhow::Error::new(Self { reason, text: text.into() })
     }
 
     /// Makes an error about the command line itself.
     pub(crate) fn usage(text: impl Into<String>) -> anyhow::Error {
-        Self::new(Reason::Usage, text)
+        Self::because(Reason::Usage, text)
     }
 
     /// Makes an error about something that must not be done.
     pub(crate) fn refused(text: impl Into<String>) -> anyhow::Error {
-        Self::new(Reason::Refused, text)
+        Self::because(Reason::Refused, text)
     }
 }
 
@@ -87,6 +87,9 @@ fn reason(error: &anyhow::Error) -> Reason {
 fn kind(cause: &(dyn std::error::Error + 'static)) -> Option<ErrorKind> {
     let disk = cause.downcast_ref::<vmwright_disk::Error>().map(vmwright_disk::Error::kind);
     disk.or_else(|| cause.downcast_ref::<vmwright_vfs::Error>().map(vmwright_vfs::Error::kind))
+        .or_else(|| cause.downcast_ref::<vmwright_image::Error>().map(vmwright_image::Error::kind))
+        .or_else(|| cause.downcast_ref::<vmwright_guest::Error>().map(vmwright_guest::Error::kind))
+        .or_else(|| cause.downcast_ref::<vmwright_runtime::Error>().map(vmwright_runtime::Error::kind))
 }
 
 /// Writes an error to standard error and answers the exit code it stands for.

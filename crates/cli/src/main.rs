@@ -9,7 +9,11 @@
 mod completion;
 mod disk;
 mod failure;
+mod gate;
+mod guest;
 mod output;
+mod run;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -34,11 +38,23 @@ enum Noun {
     /// Look at, create and convert disk images
     #[command(subcommand)]
     Disk(disk::Verb),
+    /// Look at and change what is inside a disk
+    #[command(subcommand)]
+    Guest(guest::Verb),
+    /// Boot a disk, run a command in it, and throw the changes away
+    Run(run::Args),
+    /// Manage machines that stay
+    #[command(subcommand)]
+    Vm(vm::Verb),
     /// Print a completion script for a shell
     Completion(completion::Args),
 }
 
 fn main() -> ExitCode {
+    let mut args = std::env::args_os();
+    if args.nth(1).is_some_and(|first| first == vmwright_runtime::shim::ARGUMENT) {
+        return vmwright_runtime::shim::main(args);
+    }
     match dispatch(Cli::parse().noun) {
         Ok(code) => code,
         Err(error) => failure::report(&error),
@@ -48,6 +64,9 @@ fn main() -> ExitCode {
 fn dispatch(noun: Noun) -> anyhow::Result<ExitCode> {
     match noun {
         Noun::Disk(verb) => disk::run(verb),
+        Noun::Guest(verb) => guest::run(verb),
+        Noun::Run(args) => Ok(run::run(args).unwrap_or_else(|error| failure::report_around_guest(&error))),
+        Noun::Vm(verb) => vm::run(verb),
         Noun::Completion(args) => completion::run(&args),
     }
 }

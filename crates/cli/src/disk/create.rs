@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use vmwright_disk::HostFile;
-use vmwright_image::{BackingFile, Compat, CreateOptions, Format, Preallocation, describe};
+use vmwright_image::{BackingFile, CreateOptions, describe};
 
-use super::{FormatName, choice};
+use super::{FormatName, choice, options};
 use crate::failure::Failure;
 use crate::output::{line, parse_size, size};
 
@@ -47,16 +47,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let Some(bytes) = size_wanted else {
         return Err(Failure::usage("a size is needed, such as 20G")).with_context(attempt);
     };
-    let mut options = CreateOptions::new(args.format.into(), bytes);
-    options.backing = base.map(|(backing, _)| backing);
+    let mut wanted = CreateOptions::new(args.format.into(), bytes);
+    wanted.backing = base.map(|(backing, _)| backing);
     for option in &args.options {
-        apply_option(&mut options, option).with_context(attempt)?;
+        options::apply(args.format.into(), &mut wanted.qcow2, option).with_context(attempt)?;
     }
     if args.dry_run {
-        line(format!("would create {} ({}, {})", args.image.display(), options.format, size(bytes)))?;
+        line(format!("would create {} ({}, {})", args.image.display(), wanted.format, size(bytes)))?;
         return Ok(ExitCode::SUCCESS);
     }
-    vmwright_image::create(&args.image, &options, args.force).with_context(attempt)?;
+    vmwright_image::create(&args.image, &wanted, args.force).with_context(attempt)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -72,43 +72,4 @@ fn describe_base(args: &Args, base: &Path) -> anyhow::Result<(BackingFile, u64)>
         BackingFile { name: name.to_owned(), format: Some(info.format.name().to_owned()) },
         info.virtual_size,
     ))
-}
-
-fn apply_option(options: &mut CreateOptions, option: &str) -> anyhow::Result<()> {
-    let Some((key, value)) = option.split_once('=') else {
-        return Err(Failure::usage(format!("the option {option:?} is not of the form key=value")));
-    };
-    if options.format != Format::Qcow2 {
-        return Err(Failure::usage(format!("the {} format has no option {key}", options.format)));
-    }
-    let number = || parse_size(value).map_err(Failure::usage);
-    let wrong = |allowed: &str| Failure::usage(format!("{key} is {allowed}, not {value:?}"));
-    let qcow2 = &mut options.qcow2;
-    match key {
-        "cluster_size" => qcow2.cluster_size = u32::try_from(number()?).map_err(|_| wrong("512 to 2M"))?,
-        "refcount_bits" => qcow2.refcount_bits = u32::try_from(number()?).map_err(|_| wrong("1 to 64"))?,
-        "compat" => {
-            qcow2.compat = match value {
-                "0.10" | "v2" => Compat::V0_10,
-                "1.1" | "v3" => Compat::V1_1,
-                _ => return Err(wrong("0.10 or 1.1")),
-            }
-        }
-        "lazy_refcounts" => {
-            qcow2.lazy_refcounts = match value {
-                "on" | "true" => true,
-                "off" | "false" => false,
-                _ => return Err(wrong("on or off")),
-            }
-        }
-        "preallocation" => {
-            qcow2.preallocation = match value {
-                "off" => Preallocation::Off,
-                "metadata" => Preallocation::Metadata,
-                _ => return Err(wrong("off or metadata")),
-            }
-        }
-        _ => return Err(Failure::usage(format!("the qcow2 format has no option {key}"))),
-    }
-    Ok(())
 }

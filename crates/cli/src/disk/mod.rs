@@ -1,7 +1,10 @@
 //! `vmwright disk …`: images as wholes.
 
+mod convert;
 mod create;
 mod info;
+mod options;
+mod recover;
 
 use std::process::ExitCode;
 
@@ -15,6 +18,10 @@ pub(crate) enum Verb {
     Info(info::Args),
     /// Make a new, empty image, or an overlay over another
     Create(create::Args),
+    /// Copy an image into another format
+    Convert(convert::Args),
+    /// Finish or drop an edit that a crash broke off
+    Recover(recover::Args),
 }
 
 /// Runs a verb.
@@ -22,6 +29,8 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Info(args) => info::run(&args),
         Verb::Create(args) => create::run(&args),
+        Verb::Convert(args) => convert::run(&args),
+        Verb::Recover(args) => recover::run(&args),
     }
 }
 

@@ -1,0 +1,125 @@
+//! `vmwright disk convert`
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use vmwright_disk::{Access, Disk, HostFile, Sharing, Transaction, TransactionOptions};
+use vmwright_image::Format;
+use vmwright_image::chain::{ChainOptions, open_over};
+use vmwright_image::copy::{ConvertOptions, convert};
+
+use super::{FormatName, choice, options};
+use crate::failure::Failure;
+use crate::gate::Backing;
+use crate::output::{line, size};
+
+/// What `disk convert` takes.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The image to copy
+    source: PathBuf,
+    /// The image to make
+    target: PathBuf,
+    /// The format to make
+    #[arg(short = 'O', long, value_enum)]
+    output_format: FormatName,
+    /// The format of the source, instead of looking at its first bytes
+    #[arg(short, long, value_enum)]
+    format: Option<FormatName>,
+    /// Compress
+    #[arg(short, long)]
+    compress: bool,
+    /// An option of the format: cluster_size, compat, refcount_bits, lazy_refcounts, preallocation
+    #[arg(short, long = "option", value_name = "KEY=VALUE")]
+    options: Vec<String>,
+    /// How many threads work
+    #[arg(short = 'j', long, value_name = "THREADS")]
+    threads: Option<usize>,
+    /// Replace an image that exists
+    #[arg(long)]
+    force: bool,
+    /// Read even though somebody is writing to the source; what is read may be torn
+    #[arg(short = 'U', long, help_heading = "Opening the disk")]
+    force_share: bool,
+    #[command(flatten)]
+    backing: Backing,
+    /// Say what would be made, and make nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Copies the image.
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let attempt = || format!("cannot convert {} to {}", args.source.display(), args.target.display());
+    let format: Format = args.output_format.into();
+    if args.compress && format != Format::Qcow2 {
+        return Err(Failure::usage(format!("the {format} format has no compression"))).with_context(attempt);
+    }
+    let mut wanted = ConvertOptions::new(format);
+    wanted.compress = args.compress;
+    wanted.force = args.force;
+    wanted.threads = args.threads.unwrap_or(wanted.threads).max(1);
+    for option in &args.options {
+        options::apply(format, &mut wanted.qcow2, option).with_context(attempt)?;
+    }
+    let source = open(args).with_context(attempt)?;
+    if args.dry_run {
+        line(format!("would write {} ({format}, {})", args.target.display(), size(source.len())))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let bar = Bar::new();
+    convert(&*source, &args.target, &wanted, &|done, total| bar.show(done, total)).with_context(attempt)?;
+    bar.end();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Opens the source for reading, with a change showing that a crash broke off after it became durable.
+fn open(args: &Args) -> anyhow::Result<Box<dyn Disk>> {
+    let sharing = if args.force_share { Sharing::Forced } else { Sharing::Locked };
+    let transaction = Transaction::begin(TransactionOptions::default().sharing(sharing));
+    let file = transaction.open(&args.source, Access::Read)?;
+    let id = HostFile::open_forced(&args.source)?.id();
+    let how = ChainOptions { force_share: args.force_share, ..ChainOptions::read_only() };
+    let gate = args.backing.gate()?;
+    Ok(Box::new(open_over(file, &args.source, Some(id), choice(args.format), &gate, how)?))
+}
+
+/// How long a bar stays as it is.
+const STEP: Duration = Duration::from_millis(100);
+
+/// A progress bar on standard error, where that is a terminal.
+struct Bar {
+    shown: Option<Mutex<Instant>>,
+    start: Instant,
+}
+
+impl Bar {
+    fn new() -> Self {
+        let start = Instant::now();
+        Self { shown: std::io::stderr().is_terminal().then(|| Mutex::new(start)), start }
+    }
+
+    fn show(&self, done: u64, total: u64) {
+        let Some(shown) = &self.shown else { return };
+        // Another thread is drawing: it is current enough.
+        let Ok(mut shown) = shown.try_lock() else { return };
+        if shown.elapsed() < STEP || total == 0 {
+            return;
+        }
+        *shown = Instant::now();
+        let percent = done.saturating_mul(100) / total;
+        let filled = (percent / 4) as usize;
+        let rate = done as f64 / self.start.elapsed().as_secs_f64();
+        eprint!("\r[{:<25}] {percent:3} %  {}/s  ", "=".repeat(filled.min(25)), size(rate as u64));
+    }
+
+    fn end(&self) {
+        if self.shown.is_some() {
+            eprint!("\r\x1b[K");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Opens the disk that a verb works on.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use vmwright_disk::{Plan, WriteMode};
+use vmwright_guest::{Guest, Mode, OpenOptions};
+use vmwright_vfs::Root;
+
+use crate::disk::{FormatName, choice};
+use crate::failure::Failure;
+use crate::gate::{Backing, UserGate};
+use crate::output::{line, size};
+use crate::vm::runtime;
+
+/// How the disk is opened.
+#[derive(clap::Args)]
+pub(crate) struct Opening {
+    /// The image's format, instead of looking at its first bytes
+    #[arg(short, long, value_enum, help_heading = "Opening the disk")]
+    format: Option<FormatName>,
+    /// The volume to take as the root, where there are several: sda2, UUID=…, LABEL=…
+    #[arg(long, value_name = "VOLUME", help_heading = "Opening the disk")]
+    root: Option<String>,
+    #[command(flatten)]
+    backing: Backing,
+}
+
+/// How a disk is opened for reading.
+#[derive(clap::Args)]
+pub(crate) struct Reading {
+    #[command(flatten)]
+    opening: Opening,
+    /// Read even though somebody is writing; what is read may be torn
+    #[arg(short = 'U', long, help_heading = "Opening the disk")]
+    force_share: bool,
+}
+
+/// How a disk is opened for changing.
+#[derive(clap::Args)]
+pub(crate) struct Editing {
+    #[command(flatten)]
+    opening: Opening,
+    /// Say what would be written, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Change the image even though machines are built on it: they will refuse to start
+    #[arg(long)]
+    force: bool,
+    /// The folder for the redo file, where the image's own cannot hold it; it must outlast a crash
+    #[arg(long, value_name = "FOLDER", help_heading = "Opening the disk")]
+    redo_dir: Option<PathBuf>,
+    /// Write in place, without a redo file: a crash may leave the edit half done
+    #[arg(long, conflicts_with = "redo_dir", help_heading = "Opening the disk")]
+    ordered: bool,
+}
+
+impl Opening {
+    fn read(&self, image: &Path, force_share: bool) -> anyhow::Result<Guest> {
+        let gate = self.backing.gate()?;
+        let mode = if force_share { Mode::ForceShare } else { Mode::Read };
+        Ok(Guest::open(&[image], &self.options(mode, &gate))?)
+    }
+
+    fn options<'a>(&'a self, mode: Mode, gate: &'a UserGate) -> OpenOptions<'a> {
+        OpenOptions {
+            mode,
+            format: choice(self.format),
+            gate,
+            root: self.root.as_deref(),
+            ..OpenOptions::default()
+        }
+    }
+}
+
+impl Reading {
+    /// Opens the disk.
+    pub(crate) fn open(&self, image: &Path) -> anyhow::Result<Guest> {
+        self.opening.read(image, self.force_share)
+    }
+}
+
+impl Editing {
+    /// Opens the disk, lets `change` change it, and makes that durable, or says what it would have written.
+    pub(crate) fn edit<T>(
+        &self,
+        image: &Path,
+        change: impl FnOnce(&mut Root) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        if !self.force {
+            refuse_base(image)?;
+        }
+        let gate = self.opening.backing.gate()?;
+        let mut options = self.opening.options(Mode::Edit, &gate);
+        options.redo_dir = self.redo_dir.as_deref();
+        options.write_mode =
+            if self.ordered && !self.dry_run { WriteMode::Ordered } else { WriteMode::Transaction };
+        let mut guest = Guest::open(&[image], &options)?;
+        let answer = change(guest.root_mut())?;
+        if self.dry_run {
+            print_plan(&guest.plan()?)?;
+        } else {
+            guest.commit()?;
+        }
+        Ok(answer)
+    }
+
+    /// Opens the disk for reading, for a verb that can do both.
+    pub(crate) fn open_for_reading(&self, image: &Path, force_share: bool) -> anyhow::Result<Guest> {
+        self.opening.read(image, force_share)
+    }
+
+    /// Whether nothing is to be written.
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+}
+
+/// Refuses to change an image that machines were made on: what their overlays leave out would change beneath them.
+fn refuse_base(image: &Path) -> anyhow::Result<()> {
+    if !image.exists() {
+        return Ok(());
+    }
+    let users = runtime()?.image_users(image).context("cannot find out whether machines use the image")?;
+    if users.is_empty() {
+        return Ok(());
+    }
+    let names = users.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    Err(Failure::refused(format!("machines are built on it: {names}; delete them first, or use --force")))
+}
+
+fn print_plan(plan: &Plan) -> anyhow::Result<()> {
+    if plan.files.is_empty() {
+        return line("nothing would be written");
+    }
+    for file in &plan.files {
+        let grown = match file.new_len.cmp(&file.old_len) {
+            std::cmp::Ordering::Equal => String::new(),
+            _ => format!(", from {} to {} bytes long", file.old_len, file.new_len),
+        };
+        let zeroed = if file.zeroed > 0 { format!(", zero {}", size(file.zeroed)) } else { String::new() };
+        line(format!(
+            "would write {} in {} places{zeroed}{grown}: {}",
+            size(file.written),
+            file.records,
+            file.path.display()
+        ))?;
+    }
+    Ok(())
+}
