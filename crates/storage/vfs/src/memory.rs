@@ -121,9 +121,11 @@ impl MemoryFs {
     fn names_mut(&mut self, dir: InodeNumber) -> Result<&mut BTreeMap<Vec<u8>, InodeNumber>> {
         let now = self.now;
         let node = self.node_mut(dir)?;
-        (node.metadata.modified, node.metadata.changed) = (now, now);
         match &mut node.content {
-            Content::Names(names) => Ok(names),
+            Content::Names(names) => {
+                (node.metadata.modified, node.metadata.changed) = (now, now);
+                Ok(names)
+            }
             _ => fail(ErrorKind::InvalidInput, "not a directory"),
         }
     }
@@ -131,9 +133,11 @@ impl MemoryFs {
     fn bytes_mut(&mut self, inode: InodeNumber) -> Result<&mut Vec<u8>> {
         let now = self.now;
         let node = self.node_mut(inode)?;
-        (node.metadata.modified, node.metadata.changed) = (now, now);
         match &mut node.content {
-            Content::Bytes(bytes) => Ok(bytes),
+            Content::Bytes(bytes) => {
+                (node.metadata.modified, node.metadata.changed) = (now, now);
+                Ok(bytes)
+            }
             _ => fail(ErrorKind::InvalidInput, "not a regular file"),
         }
     }
@@ -353,10 +357,15 @@ impl FileSystem for MemoryFs {
     }
 
     fn punch(&mut self, inode: InodeNumber, offset: u64, len: u64) -> Result<()> {
-        let bytes = self.bytes_mut(inode)?;
-        let index = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
+        let size = match &self.node(inode)?.content {
+            Content::Bytes(bytes) => bytes.len(),
+            _ => return fail(ErrorKind::InvalidInput, "not a regular file"),
+        };
+        let index = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(size);
         let range = index(offset)..index(offset.saturating_add(len));
-        bytes[range].fill(0);
+        if !range.is_empty() {
+            self.bytes_mut(inode)?[range].fill(0);
+        }
         Ok(())
     }
 
