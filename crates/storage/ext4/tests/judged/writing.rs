@@ -256,7 +256,11 @@ pub(crate) fn agrees_with_the_model(kind: &Kind, mebibytes: u64, words: &[[u32; 
             return;
         }
         let expected = op.apply(&mut model);
-        assert_eq!(answer, expected, "{} step {step}: {op:?}", kind.name);
+        // Where two things are wrong at once, the contract does not say which is told.
+        let refused = [ErrorKind::NotFound, ErrorKind::Exists, ErrorKind::InvalidInput];
+        let alike = answer == expected
+            || matches!((answer, expected), (Err(a), Err(b)) if refused.contains(&a) && refused.contains(&b));
+        assert!(alike, "{} step {step}: {op:.300?}: {answer:?}, model {expected:?}", kind.name);
     }
     volume.sync().unwrap();
     same_as_model(&volume, &model, kind);
@@ -273,8 +277,17 @@ fn same_as_model(volume: &dyn FileSystem, model: &MemoryFs, kind: &Kind) {
         if path.is_empty() {
             *node = ours[path].clone();
         }
-        let held = ours.get(path).unwrap_or_else(|| panic!("{}: {path:?} is missing", kind.name));
-        assert_eq!(held, node, "{}: {}", kind.name, String::from_utf8_lossy(path));
+        let Some(held) = ours.get(path) else { panic!("{}: {path:.40?} is missing", kind.name) };
+        if held != node {
+            let show = |node: &conformance::TreeNode| {
+                let hash = blake3::hash(&node.content);
+                let short =
+                    conformance::TreeNode { content: Vec::new(), first_path: Vec::new(), ..node.clone() };
+                format!("{} bytes {} {short:.500?}", node.content.len(), hash)
+            };
+            let path = String::from_utf8_lossy(path);
+            panic!("{}: {path:.40}\n  ours  {}\n  model {}", kind.name, show(held), show(node));
+        }
     }
     assert_eq!(ours.len(), expected.len(), "{}", kind.name);
 }
