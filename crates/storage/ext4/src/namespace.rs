@@ -82,7 +82,12 @@ impl Ext4 {
 
     fn set_parent(&mut self, dir: u32, parent: u32) -> Result<()> {
         let dir = self.prepare_directory(dir)?;
-        self.change_names(dir, |names, blocks| names.set_parent(blocks, parent))
+        let (number, modified) = (dir.number, dir.modified);
+        self.change_names(dir, |names, blocks| names.set_parent(blocks, parent))?;
+        // A directory that moves keeps the time of its own last change.
+        let mut dir = self.directory(number)?;
+        dir.modified = modified;
+        self.put_inode(&dir)
     }
 
     /// Whether a directory has room for one more directory in it.
