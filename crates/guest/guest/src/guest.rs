@@ -10,7 +10,7 @@ use vmwright_volume::PartitionTable;
 use crate::fstab::FstabEntry;
 use crate::roots::{self, Composed};
 use crate::session::Session;
-use crate::volume::{OpenVolume, Volume, volumes_of};
+use crate::volume::{OpenVolume, Volume, device_name, volumes_of};
 use crate::{Error, ErrorKind, Result};
 
 /// What a guest is opened for.
@@ -110,7 +110,11 @@ impl Guest {
             volumes.extend(found);
             opened.push(GuestDisk { disk, table });
         }
-        let composed = roots::compose(&volumes, options)?;
+        let mut composed = roots::compose(&volumes, options)?;
+        for (index, disk) in opened.iter().enumerate() {
+            let damage = disk.table.iter().flat_map(|table| table.damage());
+            composed.problems.extend(damage.map(|damage| format!("{}: {damage}", device_name(index, None))));
+        }
         Ok(Self { disks: opened, volumes, composed, session: None })
     }
 

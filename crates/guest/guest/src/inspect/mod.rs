@@ -101,8 +101,7 @@ pub struct MountPoint {
 impl Guest {
     /// Finds out what the guest is. Runs nothing and changes nothing.
     pub fn inspect(&self) -> Inspection {
-        let mut reader = Reader { root: self.root(), problems: self.problems().to_vec() };
-        let reader = &mut reader;
+        let reader = &mut Reader::new(self.root(), self.problems().to_vec());
         let os = os_release::read(reader);
         let kernels = kernels::read(reader);
         Inspection {
@@ -153,16 +152,42 @@ impl Guest {
 /// The longest file that is read whole here; only package databases come near.
 const FILE_MAX: u64 = 64 << 20;
 
-/// Reads a guest's files, and notes what cannot be read.
+/// How much is read in all, in bytes: a sparse file or many take no space in a guest, but time here.
+const TOTAL_MAX: u64 = 512 << 20;
+
+/// How many files are read in all.
+const FILES_MAX: usize = 50_000;
+
+/// How many names of one directory are looked at.
+const NAMES_MAX: usize = 20_000;
+
+/// Reads a guest's files within bounds, and notes what cannot be read.
 struct Reader<'a> {
     root: &'a Root,
     problems: Vec<String>,
+    bytes_left: u64,
+    files_left: usize,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(root: &'a Root, problems: Vec<String>) -> Self {
+        Self { root, problems, bytes_left: TOTAL_MAX, files_left: FILES_MAX }
+    }
+
     /// The content of a file; `None` where there is none, or where it cannot be read.
     fn bytes(&mut self, path: impl AsRef<[u8]>) -> Option<Vec<u8>> {
-        self.checked(|root| root.read_file(path.as_ref(), FILE_MAX))
+        if self.files_left == 0 || self.bytes_left == 0 {
+            return None;
+        }
+        self.files_left -= 1;
+        let limit = FILE_MAX.min(self.bytes_left);
+        let bytes = self.checked(|root| root.read_file(path.as_ref(), limit))?;
+        self.bytes_left -= bytes.len() as u64;
+        if self.files_left == 0 || self.bytes_left == 0 {
+            self.problems
+                .push("there is more to read than a system should have: the rest is left out".to_owned());
+        }
+        Some(bytes)
     }
 
     /// The content of a file as text; what is not UTF-8 becomes U+FFFD.
@@ -176,7 +201,11 @@ impl Reader<'_> {
 
     /// The names in a directory, which are UTF-8; none where there is no directory.
     fn names(&mut self, path: &str) -> Vec<String> {
-        let entries = self.checked(|root| root.read_dir(path)).unwrap_or_default();
+        let mut entries = self.checked(|root| root.read_dir(path)).unwrap_or_default();
+        if entries.len() > NAMES_MAX {
+            self.problems.push(format!("{path}: only the first {NAMES_MAX} names are looked at"));
+            entries.truncate(NAMES_MAX);
+        }
         entries.into_iter().filter_map(|entry| String::from_utf8(entry.name).ok()).collect()
     }
 
@@ -213,14 +242,59 @@ fn assignments(text: &str) -> impl Iterator<Item = (&str, String)> {
     })
 }
 
-/// Removes quotes and their escapes.
+/// Removes quotes and, within double ones, the backslashes that escape.
 fn unquoted(value: &str) -> String {
-    for quote in ['"', '\''] {
-        if let Some(inner) = value.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote)) {
-            let plain =
-                if quote == '"' { inner.replace("\\\"", "\"").replace("\\$", "$") } else { inner.to_owned() };
-            return plain.replace("\\\\", "\\");
+    let within = |quote| value.strip_prefix(quote).and_then(|rest: &str| rest.strip_suffix(quote));
+    if let Some(inner) = within('\'') {
+        return inner.to_owned();
+    }
+    let Some(inner) = within('"') else { return value.to_owned() };
+    let mut out = String::with_capacity(inner.len());
+    let mut characters = inner.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => match characters.next() {
+                Some(escaped @ ('"' | '\\' | '$' | '`')) => out.push(escaped),
+                other => {
+                    out.push('\\');
+                    out.extend(other);
+                }
+            },
+            _ => out.push(character),
         }
     }
-    value.to_owned()
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmwright_vfs::MemoryFs;
+
+    #[test]
+    fn reading_ends_with_its_budget() {
+        let mut root = Root::new(Box::new(MemoryFs::default()));
+        root.create_dir_all("/d", 0o755).unwrap();
+        for index in 0..40 {
+            root.write_file(format!("/d/{index}"), &[b'x'; 1000]).unwrap();
+        }
+        let mut reader = Reader { root: &root, problems: Vec::new(), bytes_left: 10_500, files_left: 100 };
+        let read = (0..40).filter(|index| reader.bytes(format!("/d/{index}")).is_some()).count();
+        // Ten whole files; the eleventh is longer than what is left.
+        assert_eq!((read, reader.bytes_left), (10, 500));
+        let mut reader = Reader { root: &root, problems: Vec::new(), bytes_left: 1 << 20, files_left: 3 };
+        let read = (0..40).filter(|index| reader.bytes(format!("/d/{index}")).is_some()).count();
+        assert_eq!((read, reader.problems.len()), (3, 1));
+    }
+
+    #[test]
+    fn absence_is_no_problem_but_an_endless_file_is() {
+        let mut root = Root::new(Box::new(MemoryFs::default()));
+        root.write_file("/long", &vec![0; FILE_MAX as usize + 1]).unwrap();
+        let mut reader = Reader::new(&root, Vec::new());
+        assert_eq!(reader.bytes("/none"), None);
+        assert!(reader.problems.is_empty());
+        assert_eq!(reader.bytes("/long"), None);
+        assert_eq!(reader.problems.len(), 1);
+    }
 }

@@ -53,19 +53,32 @@ fn line(line: &str) -> Option<(usize, String)> {
     (!skipped).then(|| (content.len() - trimmed.len(), trimmed.to_owned()))
 }
 
-/// A `#` begins a comment at the start or after a blank, outside of quotes.
-fn without_comment(line: &str) -> &str {
-    let (mut quote, mut before) = (None, ' ');
-    for (at, character) in line.char_indices() {
-        match (quote, character) {
-            (None, '#') if before.is_whitespace() => return &line[..at],
-            (None, '"' | '\'') if !before.is_alphanumeric() => quote = Some(character),
-            (Some(open), _) if open == character => quote = None,
+/// Which bytes of a line are outside of quotes. Quotes open where a scalar may begin.
+fn outside_quotes(line: &str) -> Vec<bool> {
+    let (mut quote, mut escaped, mut before) = (None, false, ' ');
+    let mut outside = Vec::with_capacity(line.len());
+    for character in line.chars() {
+        let was_inside = quote.is_some();
+        match quote {
+            None if matches!(character, '"' | '\'') && matches!(before, ' ' | '[' | '{' | ',' | ':') => {
+                quote = Some(character);
+            }
+            Some('"') if escaped => escaped = false,
+            Some('"') if character == '\\' => escaped = true,
+            Some(open) if character == open => quote = None,
             _ => {}
         }
         before = character;
+        outside.extend(std::iter::repeat_n(!was_inside && quote.is_none(), character.len_utf8()));
     }
-    line
+    outside
+}
+
+/// A `#` begins a comment at the start or after a blank, outside of quotes.
+fn without_comment(line: &str) -> &str {
+    let outside = outside_quotes(line);
+    let begins = |&(at, _): &(usize, &str)| outside[at] && (at == 0 || line[..at].ends_with([' ', '\t']));
+    line.match_indices('#').find(begins).map_or(line, |(at, _)| &line[..at])
 }
 
 struct Lines {
@@ -141,14 +154,10 @@ fn split_key(content: &str) -> Option<(&str, &str)> {
     if content.starts_with(['[', '{']) {
         return None;
     }
-    let start = match content.chars().next().filter(|first| matches!(first, '"' | '\'')) {
-        Some(quote) => content[1..].find(quote)? + 2,
-        None => 0,
-    };
-    let colon = content[start..]
-        .match_indices(':')
-        .map(|(at, _)| start + at)
-        .find(|&at| content[at + 1..].is_empty() || content[at + 1..].starts_with(' '))?;
+    let outside = outside_quotes(content);
+    let ends =
+        |at: &usize| outside[*at] && (content[at + 1..].is_empty() || content[at + 1..].starts_with(' '));
+    let colon = content.match_indices(':').map(|(at, _)| at).find(ends)?;
     Some((&content[..colon], content[colon + 1..].trim()))
 }
 
@@ -174,15 +183,13 @@ fn flow(text: &str, depth: usize) -> Option<Yaml> {
 
 /// Splits at commas that are inside of no quotes and no inner brackets.
 fn split_flow(text: &str) -> Vec<&str> {
-    let (mut parts, mut start, mut depth, mut quote) = (Vec::new(), 0, 0_usize, None);
-    for (at, character) in text.char_indices() {
-        match (quote, character) {
-            (None, '"' | '\'') => quote = Some(character),
-            (Some(open), _) if open == character => quote = None,
-            (Some(_), _) => {}
-            (None, '[' | '{') => depth += 1,
-            (None, ']' | '}') => depth = depth.saturating_sub(1),
-            (None, ',') if depth == 0 => {
+    let (mut parts, mut start, mut depth) = (Vec::new(), 0, 0_usize);
+    let outside = outside_quotes(text);
+    for (at, character) in text.char_indices().filter(|(at, _)| outside[*at]) {
+        match character {
+            '[' | '{' => depth += 1,
+            ']' | '}' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
                 parts.push(&text[start..at]);
                 start = at + 1;
             }
@@ -201,6 +208,7 @@ fn scalar(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_netplan_file_is_understood() {
@@ -227,6 +235,52 @@ mod tests {
         assert_eq!(parse("a: 1\n  b: 2\n"), None);
         for text in ["", "-", "- -", ":", "a:\n-", "'", "\"a: b", "a: 'b"] {
             let _ = parse(text);
+        }
+    }
+
+    fn trees() -> impl Strategy<Value = Yaml> {
+        let text = "[a-z0-9/.]{1,6}|[ -~]{0,8}|[a\"#:', \\\\]{0,8}";
+        let leaf = text.prop_map(Yaml::Scalar);
+        leaf.prop_recursive(3, 24, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 1..4).prop_map(Yaml::List),
+                proptest::collection::vec(("[a-z]{1,5}|[ -~]{1,6}|[a\"#:', \\\\]{1,6}", inner), 1..4)
+                    .prop_map(Yaml::Map),
+            ]
+        })
+    }
+
+    fn quoted(text: &str) -> String {
+        format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+    }
+
+    /// Writes a value as others would, scalars always in quotes.
+    fn render(value: &Yaml, indent: usize, out: &mut String) {
+        let blanks = " ".repeat(indent);
+        match value {
+            Yaml::Scalar(text) => *out += &format!("{blanks}{}\n", quoted(text)),
+            Yaml::List(items) => items.iter().for_each(|item| {
+                *out += &format!("{blanks}-\n");
+                render(item, indent + 2, out);
+            }),
+            Yaml::Map(entries) => entries.iter().for_each(|(key, item)| {
+                *out += &format!("{blanks}{}:\n", quoted(key));
+                render(item, indent + 1, out);
+            }),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_again(tree in trees()) {
+            let mut text = String::new();
+            render(&tree, 0, &mut text);
+            prop_assert_eq!(parse(&text), Some(tree), "{}", text);
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in "([ a:\\-\\[\\]{}\"',#\n]|[a-z]){0,80}") {
+            let _ = parse(&text);
         }
     }
 }
