@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use rustix::fs::{CWD, RenameFlags, XattrFlags};
 
-use crate::{Disk, Error, HostFile, Result};
+use crate::host::RealHost;
+use crate::recover::recover_file;
+use crate::redo::Places;
+use crate::{Disk, Error, HostFile, Recovery, Result};
 
 /// A host file that appears under its name only when it is complete and durable.
 ///
@@ -36,7 +39,7 @@ pub struct FreshFile {
     part: PathBuf,
     target: PathBuf,
     /// The file to be replaced, locked meanwhile.
-    replaced: Option<HostFile>,
+    replaced: Option<Arc<HostFile>>,
     committed: bool,
 }
 
@@ -54,10 +57,12 @@ impl FreshFile {
             }
             Ok(_) => {
                 let target = path.canonicalize().map_err(|source| Error::host("resolve", path, source))?;
-                let replaced = HostFile::open(&target, false)?;
+                let replaced = Arc::new(HostFile::open(&target, false)?);
                 if replaced.is_block_device() {
                     return Err(Error::not_a_disk(path));
                 }
+                // A redo of the old file must not be left to the new one.
+                recover_file(&Places { host: &RealHost, redo_dir: None }, &replaced, Recovery::Auto)?;
                 (target, Some(replaced))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => (path.to_owned(), None),

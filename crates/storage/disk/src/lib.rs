@@ -1,4 +1,4 @@
-//! Positioned I/O on byte ranges.
+//! Positioned I/O on byte ranges, and changes of host files that happen wholly or not at all.
 //!
 //! A [`Disk`] is a range of bytes with a length. Host files, memory, windows into other disks, image
 //! formats, partitions and encrypted containers all are disks, and stack:
@@ -22,6 +22,51 @@
 //! assert_eq!(&bytes, b"hello");
 //! # Ok::<(), vmwright_disk::Error>(())
 //! ```
+//!
+//! # Three ways to write
+//!
+//! | way | type | for |
+//! |---|---|---|
+//! | all at once | [`Transaction`] | editing what exists: after a crash each image is as before or as after |
+//! | anew | [`FreshFile`] | making a file that has its name only when it is complete |
+//! | in place | [`Transaction`] in [`WriteMode::Ordered`] | serving and devices: durable after [`Disk::flush`] |
+//!
+//! A transaction keeps changes in an [`Overlay`] above each host file, beneath the image format. Its commit first makes a
+//! *redo file* durable that describes the whole change, then applies it:
+//!
+//! ```text
+//!            │ redo written, synced │ named │ applied, synced │ redo void │ removed
+//! after a crash:        old                  │   new (the redo is replayed)  │   new
+//! ```
+//!
+//! ```
+//! use vmwright_disk::{Access, Disk, Transaction, TransactionOptions};
+//!
+//! let dir = tempfile::tempdir()?;
+//! let path = dir.path().join("disk.raw");
+//! std::fs::write(&path, vec![0; 1 << 20])?;
+//!
+//! let txn = Transaction::begin(TransactionOptions::default());
+//! let disk = txn.open(&path, Access::Write)?;
+//! disk.write_at(b"hello", 4096)?;
+//! disk.set_len(2 << 20)?;
+//!
+//! // Nothing has happened to the file so far.
+//! assert_eq!(std::fs::metadata(&path)?.len(), 1 << 20);
+//! assert_eq!(txn.plan()?.files[0].new_len, 2 << 20);
+//!
+//! txn.commit()?;
+//! assert_eq!(std::fs::read(&path)?[4096..4101], *b"hello");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! What an interrupted commit leaves is found by [`pending`] and settled by [`recover`]; opening a file in a transaction
+//! does so by itself. `docs/formats/redo.md` has the format and the argument for each step.
+//!
+//! # Features
+//!
+//! `test-util` adds `fault` (disks and a simulated host that fail and forget) and `conformance` (what every disk
+//! must do), for the tests of crates above.
 #![forbid(unsafe_code)]
 
 #[cfg(any(test, feature = "test-util"))]

@@ -7,9 +7,6 @@ use super::Loss;
 use super::volatile::Cached;
 use crate::host::{Conflict, FileKind, Handle, Host, LockMode, OpenMode, Region, Stat};
 
-/// No file grows longer than this.
-const MAX_LEN: u64 = 64 << 20;
-
 /// What happens to the chosen operation of a [`SimHost`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SimFault {
@@ -41,11 +38,13 @@ pub enum SimFault {
 /// assert_eq!(host.after_crash(Loss::Everything).content("/disk").unwrap()[0], 1);
 /// # Ok::<(), vmwright_disk::Error>(())
 /// ```
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct SimHost(Arc<Mutex<World>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct World {
+    /// No file grows longer than this.
+    max_len: u64,
     inodes: Vec<Inode>,
     names: BTreeMap<PathBuf, usize>,
     durable_names: BTreeMap<PathBuf, usize>,
@@ -92,6 +91,20 @@ impl NameChange {
 }
 
 impl World {
+    fn new(max_len: u64) -> Self {
+        Self {
+            max_len,
+            inodes: Vec::new(),
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            pending_names: Vec::new(),
+            log: Vec::new(),
+            fault: None,
+            stopped: false,
+            next_handle: 0,
+        }
+    }
+
     /// Counts an operation and lets it meet its fault; `tear` does part of it.
     fn operation(&mut self, what: String, tear: impl FnOnce(&mut Self, usize)) -> io::Result<()> {
         self.alive()?;
@@ -135,10 +148,21 @@ impl World {
     }
 }
 
+impl Default for SimHost {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl SimHost {
-    /// Makes a host without files.
+    /// Makes a host without files, on which files may grow to a GiB.
     pub fn new() -> Self {
-        Self::default()
+        Self::with_max_len(1 << 30)
+    }
+
+    /// Makes a host without files, on which no file grows longer than `max_len` bytes.
+    pub fn with_max_len(max_len: u64) -> Self {
+        Self(Arc::new(Mutex::new(World::new(max_len))))
     }
 
     /// Adds a file, durably.
@@ -189,7 +213,7 @@ impl SimHost {
     /// The host as it comes up after power was lost now.
     pub fn after_crash(&self, loss: Loss) -> Self {
         let world = self.world();
-        let mut next = World::default();
+        let mut next = World::new(world.max_len);
         let mut number = 0;
         for inode in &world.inodes {
             next.new_inode(inode.cached.after_crash(loss, number));
@@ -372,7 +396,7 @@ impl Handle for SimHandle {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        if len > MAX_LEN {
+        if len > self.host.world().max_len {
             return Err(io::ErrorKind::StorageFull.into());
         }
         self.change("resize", |_, _| {}, |cached| cached.resize(len as usize))
