@@ -8,6 +8,7 @@
 
 mod completion;
 mod disk;
+mod doctor;
 mod failure;
 mod gate;
 mod guest;
@@ -46,6 +47,8 @@ enum Noun {
     /// Manage machines that stay
     #[command(subcommand)]
     Vm(vm::Verb),
+    /// Say what works on this host, and why the rest does not
+    Doctor(doctor::Args),
     /// Print a completion script for a shell
     Completion(completion::Args),
 }
@@ -67,6 +70,7 @@ fn dispatch(noun: Noun) -> anyhow::Result<ExitCode> {
         Noun::Guest(verb) => guest::run(verb),
         Noun::Run(args) => Ok(run::run(args).unwrap_or_else(|error| failure::report_around_guest(&error))),
         Noun::Vm(verb) => vm::run(verb),
+        Noun::Doctor(args) => doctor::run(&args),
         Noun::Completion(args) => completion::run(&args),
     }
 }
