@@ -238,21 +238,13 @@ fn a_guest_that_does_not_listen_to_its_power_button_gets_its_whole_grace() {
 fn a_guest_boots_on_kvm_where_that_works() {
     let guest = guest!();
     let verdict = block_on(guest.qemu.kvm(&PlainSpawner)).unwrap();
-    let is_pvm = Path::new("/sys/module/kvm_pvm").exists() && std::env::var_os("VMWRIGHT_TORTURE").is_some();
-    if !verdict.usable && !is_pvm {
+    if !verdict.usable {
         skip!("{}", verdict.reason);
     }
-    let mut spec = Spec { console: true, ..guest.spec(Profile::QemuMicrovm, 'p') };
+    let mut spec = guest.spec(Profile::QemuMicrovm, 'p');
     spec.machine.accelerator = Accelerator::Kvm;
-    // The test kernel is one of the few that PVM runs, with these parameters.
-    let parameters = "noxsave nopti mitigations=off nokaslr clearcpuid=cx16,popcnt,smap";
-    spec.boot.cmdline = format!("{} -- p", if is_pvm { parameters } else { "quiet" });
     block_on(async {
-        let mut candidates = guest.qemu.probe(&PlainSpawner).await.unwrap();
-        candidates.iter_mut().for_each(|candidate| candidate.engines.push(Engine::Kvm));
-        let admitted = choose(&spec, &candidates).unwrap();
-        let (dir, resources) = (guest.dir.path().join("vm"), Resources::new(&PlainSpawner));
-        let instance = guest.qemu.launch(&admitted, &dir, Start::Boot, resources).await.unwrap();
+        let instance = guest.launch(&spec, "vm").await.unwrap();
         read_until(&mut instance.console().unwrap(), "init is ready").await;
         let exit = instance.wait().await;
         assert_eq!(exit.reason, ExitReason::GuestShutdown, "{}", exit.stderr);

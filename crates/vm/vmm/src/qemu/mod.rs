@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use kvm::{KvmVerdict, Measured};
+#[cfg(feature = "test-util")]
+pub use qmp::replay;
 pub use render::{Surroundings, render};
 
 use crate::admit::Admitted;

@@ -204,5 +204,8 @@ fn shutdown_reason(message: &Message) -> Option<ExitReason> {
     })
 }
 
+#[cfg(any(test, feature = "test-util"))]
+pub mod replay;
+
 #[cfg(test)]
 mod tests;

@@ -97,14 +97,19 @@ fn basics(admitted: &Admitted, arguments: &mut Arguments) {
         }
         _ => arguments.option("-machine", "q35,usb=off,vmport=off"),
     }
-    let (engine, cpu) = match admitted.engine() {
+    engine(admitted.engine(), arguments);
+    arguments.option("-smp", spec.machine.cpus.to_string());
+    arguments.option("-m", format!("{}M", spec.machine.memory >> 20));
+}
+
+/// Who executes the guest, and the processor that it sees: all that the engine has.
+pub(super) fn engine(engine: Engine, arguments: &mut Arguments) {
+    let (accelerator, cpu) = match engine {
         Engine::Kvm => ("kvm", "host"),
         Engine::Tcg | Engine::Host => ("tcg", "max"),
     };
-    arguments.option("-accel", engine);
+    arguments.option("-accel", accelerator);
     arguments.option("-cpu", cpu);
-    arguments.option("-smp", spec.machine.cpus.to_string());
-    arguments.option("-m", format!("{}M", spec.machine.memory >> 20));
 }
 
 /// The kernel's command line: the caller's, and what the machine needs where the caller has not settled it.

@@ -192,15 +192,34 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_end_in_messages_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-        let lines = bytes.iter().filter(|byte| **byte == b'\n').count();
-        let count = block_on(async {
-            let (mut from, mut count) = (in_pieces(bytes, 7), 0);
-            while let Ok(Some(_)) = read_message(&mut from).await {
-                count += 1;
-            }
-            count
-        });
-        prop_assert!(count <= lines, "a message is a whole line");
+    fn any_bytes_are_read_as_another_reader_would(
+        bytes in prop::collection::vec(any::<u8>(), 0..300),
+        piece in 1usize..64,
+    ) {
+        replay::check(&bytes, piece);
+    }
+
+    #[test]
+    fn nearly_right_lines_are_read_as_another_reader_would(
+        lines in prop::collection::vec(prop::sample::select(LINES), 0..8),
+        cut in 0usize..400,
+        piece in 1usize..64,
+    ) {
+        let bytes = lines.concat();
+        replay::check(&bytes.as_bytes()[..cut.min(bytes.len())], piece);
     }
 }
+
+/// Messages, and what comes close to them.
+const LINES: &[&str] = &[
+    "{\"return\": {}, \"id\": 1}\r\n",
+    "{\"event\": \"SHUTDOWN\", \"data\": {\"reason\": 7}}\n",
+    "{\"error\": {\"class\": \"C\", \"desc\": \"d\"}, \"id\": 18446744073709551615}\n",
+    "{\"return\": {}, \"id\": -1}\n",
+    "{\"id\": 1, \"id\": 2}\n",
+    "{\"event\": null}\n",
+    "[]\n",
+    "\n",
+    "{}{}\n",
+    "{\"error\": []}\n",
+];
