@@ -83,3 +83,9 @@ mod xattr;
 pub use error::{Error, ErrorKind, Result};
 pub use probe::is_ext;
 pub use volume::{Ext4, Options};
+
+/// Journals made out of arbitrary bytes, and what following them must show.
+#[cfg(any(test, feature = "test-util"))]
+pub mod journal_model {
+    pub use crate::journal::model::check;
+}

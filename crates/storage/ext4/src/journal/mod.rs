@@ -11,6 +11,8 @@
 mod checksum;
 mod fast_commit;
 mod layout;
+#[cfg(any(test, feature = "test-util"))]
+pub(crate) mod model;
 mod recover;
 mod superblock;
 
