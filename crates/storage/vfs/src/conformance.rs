@@ -247,9 +247,9 @@ fn new_node(second: u32, third: u32) -> NewNode {
         0..=3 => NodeKind::Regular,
         4..=6 => NodeKind::Directory,
         7 => NodeKind::Symlink(vec![b't'; 1 + third as usize % 300]),
-        8 if third % 2 == 0 => NodeKind::CharDevice(device),
+        8 if third.is_multiple_of(2) => NodeKind::CharDevice(device),
         8 => NodeKind::BlockDevice(device),
-        _ if third % 2 == 0 => NodeKind::Fifo,
+        _ if third.is_multiple_of(2) => NodeKind::Fifo,
         _ => NodeKind::Socket,
     };
     NewNode { kind, mode: (third % 0o10000) as u16, uid: third, gid: second }

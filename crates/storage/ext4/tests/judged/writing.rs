@@ -277,6 +277,11 @@ fn same_as_model(volume: &dyn FileSystem, model: &MemoryFs, kind: &Kind) {
         if path.is_empty() {
             *node = ours[path].clone();
         }
+        if kind.name == "small_inodes" {
+            // Without extra fields times are 32 bits of seconds; those beyond become the last.
+            let seconds = node.modified.seconds.clamp(i32::MIN.into(), i32::MAX.into());
+            node.modified = Timestamp { seconds, nanoseconds: 0 };
+        }
         let Some(held) = ours.get(path) else { panic!("{}: {path:.40?} is missing", kind.name) };
         if held != node {
             let show = |node: &conformance::TreeNode| {
