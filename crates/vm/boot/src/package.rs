@@ -207,6 +207,15 @@ mod tests {
         let names: Vec<_> = modules.iter().map(|module| module.name.as_str()).collect();
         assert_eq!(names, ["a", "b"]);
         assert!(!package.folder.0.contains_key("kernel/c.ko"));
+        for at in 0..deb.len() {
+            let mut damaged = deb.clone();
+            damaged[at] ^= 0x81;
+            // Whatever is still read is of the shape it has to be; everything else says that it is damaged.
+            match Package::parse(&damaged, &["b", "ext4"]) {
+                Ok(package) => assert!(package.folder.0.keys().all(|name| !name.is_empty())),
+                Err(error) => assert_ne!(error.kind(), ErrorKind::Io, "{at}: {error}"),
+            }
+        }
         for len in 0..deb.len() - 1024 {
             assert_eq!(Package::parse(&deb[..len], &["b"]).unwrap_err().kind(), ErrorKind::Corrupt, "{len}");
         }
