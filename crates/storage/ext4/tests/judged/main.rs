@@ -1,8 +1,12 @@
 //! Volumes made by mke2fs and filled by the kernel, held against the kernel and e2fsck.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod corpus;
+mod damage;
 mod images;
 mod journals;
+#[path = "../oracle/mod.rs"]
+mod oracle;
 mod populate;
 mod random;
 mod reading;
