@@ -10,6 +10,7 @@
 // This program exists to print.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod bench;
 mod check;
 mod corpus;
 mod layers;
@@ -38,7 +39,10 @@ fn run() -> Result<()> {
         ["check"] => check::run(),
         ["check", gate] => check::run_one(gate),
         ["corpus"] => corpus::run(),
+        ["bench"] => bench::run(None),
+        ["bench", filter] => bench::run(Some(filter)),
+        ["peak-memory", command @ ..] => bench::peak_memory_of(command),
         ["torture", rest @ ..] => suite::torture(rest),
-        _ => bail!("usage: cargo xtask check [GATE] | corpus | bench | torture [PACKAGE…]"),
+        _ => bail!("usage: cargo xtask check [GATE] | corpus | bench [JOB] | torture [PACKAGE…]"),
     }
 }
