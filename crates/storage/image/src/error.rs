@@ -39,6 +39,8 @@ pub(crate) enum Reason {
     MarkedCorrupt,
     #[error("the image cannot grow any further in its format")]
     Full,
+    #[error("the image needs {end} bytes, which its device does not have")]
+    DeviceFull { end: u64 },
     #[error("an earlier failure to make the image durable leaves unknown what the host has kept; reopen it")]
     FlushFailed,
     #[error("{what}: {why}")]
@@ -73,7 +75,7 @@ impl Error {
             | Reason::ChainTooDeep { .. } => ErrorKind::Unsupported,
             Reason::BackingNotOpened { .. } => ErrorKind::NotFound,
             Reason::ReadOnly { .. } | Reason::MarkedCorrupt => ErrorKind::ReadOnly,
-            Reason::Full => ErrorKind::NoSpace,
+            Reason::Full | Reason::DeviceFull { .. } => ErrorKind::NoSpace,
             Reason::FlushFailed => ErrorKind::Io,
             Reason::UnknownFormat { .. } | Reason::Invalid { .. } => ErrorKind::InvalidInput,
         }

@@ -4,10 +4,14 @@
 mod support;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use support::*;
-use vmwright_disk::{Disk, ErrorKind};
-use vmwright_image::{Compat, CreateOptions, Format, Preallocation, Qcow2Options, chain, create};
+use vmwright_disk::{Disk, ErrorKind, MemDisk, Window};
+use vmwright_image::{
+    Compat, CreateOptions, Format, FormatChoice, Image, OpenOptions, Preallocation, Qcow2Options, chain,
+    create, create_on,
+};
 use vmwright_judges::need;
 
 /// Changes an image at random, reopening it now and then, and has qemu-img judge it.
@@ -339,4 +343,23 @@ fn several_threads_read_and_write_at_once() {
     drop(image);
     check(&path);
     assert!(qemu_content(&path) == bytes);
+}
+
+#[test]
+fn an_image_on_a_device_that_is_too_small_is_full() {
+    let memory = Arc::new(MemDisk::new(0));
+    let file: Arc<dyn Disk> = memory.clone();
+    create_on(&file, &CreateOptions::new(Format::Qcow2, 1 << 20)).unwrap();
+    memory.set_len(file.len() + 3 * 65536 + 512).unwrap();
+    // A window has a fixed length, as a device has.
+    let device = Arc::new(Window::new(file.clone(), 0, file.len()).unwrap());
+    let image = Image::open(device, FormatChoice::Exact(Format::Qcow2), OpenOptions::default()).unwrap();
+    image.write_at(&[1; 2 * 65536], 0).unwrap();
+    let error = image.write_at(&[2; 2 * 65536], 2 * 65536).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace);
+    image.flush().unwrap();
+    assert!(image.check().unwrap().is_safe());
+    let mut bytes = vec![0; 2 * 65536];
+    image.read_at(&mut bytes, 0).unwrap();
+    assert!(bytes.iter().all(|byte| *byte == 1));
 }

@@ -3,6 +3,8 @@
 //! Counts change in the cache. What reaches the file when is decided in `flush`; only growing the refcount
 //! table makes its own order, since it moves a table that the header points to.
 
+use vmwright_disk::ErrorKind;
+
 use super::Qcow2;
 use super::layout::{AT_REFTABLE, MAX_REFTABLE_BYTES, OFFSET_MASK, REFTABLE_MASK};
 use super::map::L2Entry;
@@ -18,7 +20,12 @@ pub(super) struct Clusters {
     /// The offset of the first in the file.
     pub(super) host: u64,
     pub(super) count: u64,
+    /// Whether they are known to be zeros, never having been used.
+    pub(super) fresh: bool,
 }
+
+/// The file grows by at most so many bytes ahead of need.
+const MAX_AHEAD: u64 = 32 << 20;
 
 impl Qcow2 {
     pub(super) fn width(&self) -> Width {
@@ -70,8 +77,8 @@ impl Qcow2 {
         self.cache.modify(&*self.file, Table::Refcount, slice_at, |bytes| width.set(bytes, index, count))
     }
 
-    /// Allocates a run of 1 to `max` clusters: the first free ones there are. Their content is unknown,
-    /// unless they lie past what was the end of the file.
+    /// Allocates a run of 1 to `max` clusters: the first free ones there are. Their content is unknown unless they
+    /// are fresh.
     pub(super) fn allocate(&self, writer: &mut Writer, max: u64) -> Result<Clusters> {
         loop {
             let first = self.next_free(writer, writer.first_free)?;
@@ -86,12 +93,12 @@ impl Qcow2 {
             while count < limit && self.refcount(writer, first + count)? == 0 {
                 count += 1;
             }
-            self.claim(writer, first, count)?;
+            let fresh = self.claim(writer, first, count)?;
             for cluster in first..first + count {
                 self.set_refcount(writer, cluster, 1)?;
             }
             writer.first_free = first + count;
-            return Ok(Clusters { host: first << self.header.cluster_bits, count });
+            return Ok(Clusters { host: first << self.header.cluster_bits, count, fresh });
         }
     }
 
@@ -111,9 +118,8 @@ impl Qcow2 {
 
     /// Allocates one cluster for a table, filled with zeros.
     pub(super) fn allocate_table(&self, writer: &mut Writer) -> Result<u64> {
-        let old_len = self.file.len();
-        let Clusters { host, .. } = self.allocate(writer, 1)?;
-        if host < old_len {
+        let Clusters { host, fresh, .. } = self.allocate(writer, 1)?;
+        if !fresh {
             self.file.zero_at(host, self.header.cluster_size())?;
         }
         writer.metadata.insert(host >> self.header.cluster_bits);
@@ -121,7 +127,8 @@ impl Qcow2 {
     }
 
     /// Makes sure that free clusters may be taken: within reach, within the file, and not in use as tables.
-    fn claim(&self, writer: &Writer, first: u64, count: u64) -> Result<()> {
+    /// Answers whether they were never used before.
+    fn claim(&self, writer: &mut Writer, first: u64, count: u64) -> Result<bool> {
         if let Some(cluster) = (first..first + count).find(|cluster| writer.metadata.contains(cluster)) {
             let at = cluster << self.header.cluster_bits;
             return Err(Error::corrupt("the refcount of a table", at, "at least 1", 0));
@@ -131,10 +138,25 @@ impl Qcow2 {
             return Err(Reason::Full.into());
         };
         if end > self.file.len() {
-            self.file.set_len(end)?;
+            self.grow_file(end)?;
         }
+        let fresh = first << self.header.cluster_bits >= writer.used_end;
+        writer.used_end = writer.used_end.max(end);
         self.cache.forget(first << self.header.cluster_bits, count << self.header.cluster_bits);
-        Ok(())
+        Ok(fresh)
+    }
+
+    /// Makes the file reach `end`, and a little further so that this is not needed for every cluster.
+    fn grow_file(&self, end: u64) -> Result<()> {
+        let ahead = (end / 16).min(MAX_AHEAD);
+        let ahead = ahead - ahead % self.header.cluster_size();
+        match self.file.set_len(end + ahead) {
+            Ok(()) => Ok(()),
+            // The host may set a limit that lies in between.
+            Err(_) if ahead > 0 && self.file.set_len(end).is_ok() => Ok(()),
+            Err(error) if error.kind() == ErrorKind::Unsupported => Err(Reason::DeviceFull { end }.into()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Makes the refcount block that covers a free cluster, unless it exists; answers whether it had to.
@@ -156,10 +178,11 @@ impl Qcow2 {
 
     /// Makes the refcount block `block` at a free cluster, all its counts zero.
     pub(super) fn make_refblock(&self, writer: &mut Writer, block: usize, cluster: u64) -> Result<()> {
-        self.claim(writer, cluster, 1)?;
         let at = cluster << self.header.cluster_bits;
-        // Nothing points here yet, so this may reach the file at any time.
-        self.file.zero_at(at, self.header.cluster_size())?;
+        if !self.claim(writer, cluster, 1)? {
+            // Nothing points here yet, so this may reach the file at any time.
+            self.file.zero_at(at, self.header.cluster_size())?;
+        }
         writer.reftable[block] = at;
         writer.reftable_dirty.insert(block);
         writer.metadata.insert(cluster);
@@ -281,7 +304,7 @@ impl Qcow2 {
     pub(super) fn apply_freed(&self, writer: &mut Writer) -> Result<()> {
         let mut freed = std::mem::take(&mut writer.freed);
         freed.sort_unstable_by_key(|freed| freed.cluster);
-        let mut hole = Clusters { host: 0, count: 0 };
+        let (mut hole, mut hole_count) = (0, 0);
         for Freed { cluster, punch } in freed {
             let Some(count) = self.refcount(writer, cluster)?.checked_sub(1) else { continue };
             self.set_refcount(writer, cluster, count)?;
@@ -290,22 +313,21 @@ impl Qcow2 {
             }
             writer.first_free = writer.first_free.min(cluster);
             let host = cluster << self.header.cluster_bits;
-            if punch && host != hole.host + hole.count * self.header.cluster_size() {
-                self.punch(hole)?;
-                hole = Clusters { host, count: 0 };
+            if punch && host != hole + hole_count * self.header.cluster_size() {
+                self.punch(hole, hole_count)?;
+                (hole, hole_count) = (host, 0);
             }
-            hole.count += u64::from(punch);
+            hole_count += u64::from(punch);
         }
         // A compressed cluster must not begin in a cluster that may have been given back.
         writer.pack_at = 0;
-        self.punch(hole)
+        self.punch(hole, hole_count)
     }
 
-    fn punch(&self, hole: Clusters) -> Result<()> {
-        let len = hole.count << self.header.cluster_bits;
-        let len = len.min(self.file.len().saturating_sub(hole.host));
+    fn punch(&self, host: u64, clusters: u64) -> Result<()> {
+        let len = (clusters << self.header.cluster_bits).min(self.file.len().saturating_sub(host));
         if len > 0 {
-            self.file.discard(hole.host, len)?;
+            self.file.discard(host, len)?;
         }
         Ok(())
     }

@@ -76,6 +76,9 @@ impl Qcow2 {
         let mut state = self.write_state();
         if state.writer.ready {
             self.write_back(&mut state)?;
+            if state.writer.used_end < self.file.len() {
+                self.file.set_len(state.writer.used_end)?;
+            }
         }
         self.barrier(&mut state.writer)
     }

@@ -1,5 +1,7 @@
 //! What happens before the first change to an image.
 
+use vmwright_disk::ErrorKind;
+
 use super::layout::{
     AT_AUTOCLEAR, AUTOCLEAR_BITMAPS, INCOMPATIBLE_DIRTY, OFFSET_MASK, REFTABLE_MASK, Version,
 };
@@ -22,6 +24,7 @@ impl Qcow2 {
         // What is damaged must be found before anything is changed.
         self.load_writer(&mut state)?;
         self.align_file()?;
+        state.writer.used_end = self.file.len();
         if self.header.has(INCOMPATIBLE_DIRTY) {
             repair::rebuild_refcounts(self, &mut state)?;
         }
@@ -34,10 +37,14 @@ impl Qcow2 {
     fn align_file(&self) -> Result<()> {
         let len = self.file.len();
         let aligned = len.next_multiple_of(self.header.cluster_size());
-        if aligned != len {
-            self.file.set_len(aligned)?;
+        if aligned == len {
+            return Ok(());
         }
-        Ok(())
+        match self.file.set_len(aligned) {
+            // A device keeps its length.
+            Err(error) if error.kind() == ErrorKind::Unsupported => Ok(()),
+            result => Ok(result?),
+        }
     }
 
     fn load_writer(&self, state: &mut State) -> Result<()> {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::Qcow2;
 use super::layout::{AT_INCOMPATIBLE, COPIED, INCOMPATIBLE_DIRTY, MAX_L1_BYTES, OFFSET_MASK, REFTABLE_MASK};
 use super::map::{L2Entry, read_u64};
-use super::state::{State, read_table};
+use super::state::{State, Writer, read_table};
 use super::tables;
 use crate::cache::Table;
 use crate::{Error, Result};
@@ -201,18 +201,19 @@ fn drop_bad_blocks(image: &Qcow2, state: &mut State) -> Result<()> {
 /// Makes refcount blocks, at the end of the file, for every cluster that has none.
 fn cover_file(image: &Qcow2, state: &mut State) -> Result<()> {
     let per_block = image.width().per_block(image.header.cluster_bits);
-    let clusters = |image: &Qcow2| image.file.len().div_ceil(image.header.cluster_size());
+    let used = |writer: &Writer| writer.used_end.div_ceil(image.header.cluster_size());
+    let writer = &mut state.writer;
     let mut block = 0;
-    while block * per_block < clusters(image) {
-        let writer = &mut state.writer;
+    while block * per_block < used(writer) {
         if block >= writer.reftable.len() as u64 {
             // What moves needs counts of its own, so look at every block again.
-            image.grow_reftable(writer, clusters(image).max(writer.reftable.len() as u64 * per_block))?;
+            let start = used(writer).max(writer.reftable.len() as u64 * per_block);
+            image.grow_reftable(writer, start)?;
             block = 0;
             continue;
         }
         if writer.reftable[block as usize] & REFTABLE_MASK == 0 {
-            image.make_refblock(writer, block as usize, clusters(image))?;
+            image.make_refblock(writer, block as usize, used(writer))?;
         }
         block += 1;
     }

@@ -31,6 +31,9 @@ pub(super) struct Writer {
     pub(super) freed: Vec<Freed>,
     /// Every cluster before this one is in use.
     pub(super) first_free: u64,
+    /// Where the last cluster ends that was ever in use. The file is made longer than that ahead of need, reads as
+    /// zeros from there on, and is cut to this length by a flush.
+    pub(super) used_end: u64,
     /// Clusters that hold tables, so that a damaged image never has data written over them.
     pub(super) metadata: HashSet<u64>,
     /// Where the next compressed cluster can go, if its cluster has room left.

@@ -7,6 +7,7 @@
 //! ```
 
 use super::Qcow2;
+use super::alloc::Clusters;
 use super::layout::{COPIED, OFFSET_MASK};
 use super::map::{L2Entry, RunKind};
 use super::state::State;
@@ -16,6 +17,16 @@ use crate::{Error, Result};
 
 /// At most so many bytes of new clusters are written at a time.
 const MAX_STEP: u64 = 4 << 20;
+
+/// Whether a cluster that is written in part is zeros elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Zeros {
+    No,
+    /// They have to be written.
+    Write,
+    /// They are in the file.
+    There,
+}
 
 impl Qcow2 {
     /// Writes `data`, which lies within the disk.
@@ -65,7 +76,7 @@ impl Qcow2 {
         };
         // Nobody else knows of these clusters, so they are written without keeping others waiting.
         let len = (data.len() as u64).min(clusters.count * cluster_size) as usize;
-        let written = self.write_padded(&data[..len], clusters.host);
+        let written = self.write_padded(&data[..len], clusters);
         let mut state = self.write_state();
         for index in 0..clusters.count {
             let host = clusters.host + index * cluster_size;
@@ -79,10 +90,10 @@ impl Qcow2 {
     }
 
     /// Writes data and fills the rest of its last cluster, past the end of the disk, with zeros.
-    fn write_padded(&self, data: &[u8], host: u64) -> Result<()> {
+    fn write_padded(&self, data: &[u8], Clusters { host, fresh, .. }: Clusters) -> Result<()> {
         self.file.write_at(data, host)?;
         let rest = (data.len() as u64).next_multiple_of(self.header.cluster_size()) - data.len() as u64;
-        if rest > 0 {
+        if rest > 0 && !fresh {
             self.file.zero_at(host + data.len() as u64, rest)?;
         }
         Ok(())
@@ -94,22 +105,32 @@ impl Qcow2 {
         let skip = offset % cluster_size;
         let mut state = self.write_state();
         self.relieve(&mut state)?;
-        let (host, zeroed) = match self.entry(&state, offset)? {
+        // The new content: all of it, or what differs from zeros that are there already.
+        let (host, zeros) = match self.entry(&state, offset)? {
             L2Entry::Data { host, copied: true } => {
                 self.check_not_metadata(&state, host, cluster_size)?;
                 return Ok(self.file.write_at(data, host + skip)?);
             }
             L2Entry::Zero { host: Some(host), copied: true } => {
                 self.check_not_metadata(&state, host, cluster_size)?;
-                (host, true)
+                (host, Zeros::Write)
             }
             old => {
                 let zeros = self.reads_zeros(old, offset - skip)?;
-                let host = self.allocate(&mut state.writer, 1)?.host;
-                (host, zeros)
+                let new = self.allocate(&mut state.writer, 1)?;
+                (
+                    new.host,
+                    if !zeros {
+                        Zeros::No
+                    } else if new.fresh {
+                        Zeros::There
+                    } else {
+                        Zeros::Write
+                    },
+                )
             }
         };
-        let filled = self.fill_cluster(&state, data, offset, host, zeroed);
+        let filled = self.fill_cluster(&state, data, offset, host, zeros);
         if let Err(error) = filled {
             if self.entry(&state, offset)? != (L2Entry::Zero { host: Some(host), copied: true }) {
                 self.release(&mut state.writer, L2Entry::Data { host, copied: true }, false)?;
@@ -120,11 +141,13 @@ impl Qcow2 {
     }
 
     /// Writes the cluster at `host` with what the disk holds there now, changed by `data`.
-    fn fill_cluster(&self, state: &State, data: &[u8], offset: u64, host: u64, zeroed: bool) -> Result<()> {
+    fn fill_cluster(&self, state: &State, data: &[u8], offset: u64, host: u64, zeros: Zeros) -> Result<()> {
         let cluster_size = self.header.cluster_size();
         let skip = offset % cluster_size;
-        if zeroed {
+        if zeros == Zeros::Write {
             self.file.zero_at(host, cluster_size)?;
+        }
+        if zeros != Zeros::No {
             return Ok(self.file.write_at(data, host + skip)?);
         }
         let mut cluster = vec![0; cluster_size as usize];

@@ -1,6 +1,7 @@
 //! Writing zeros and giving space back.
 
 use super::Qcow2;
+use super::alloc::Clusters;
 use super::layout::{COPIED, Version, ZERO};
 use super::map::{L2Entry, RunKind};
 use super::state::State;
@@ -115,8 +116,10 @@ impl Qcow2 {
                 self.file.zero_at(host, cluster_size)?;
             }
             Step::New => {
-                let host = self.allocate(&mut state.writer, 1)?.host;
-                self.file.zero_at(host, cluster_size)?;
+                let Clusters { host, fresh, .. } = self.allocate(&mut state.writer, 1)?;
+                if !fresh {
+                    self.file.zero_at(host, cluster_size)?;
+                }
                 self.link(state, at, host | COPIED, false)?;
             }
         }
