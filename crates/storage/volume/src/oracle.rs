@@ -94,3 +94,47 @@ pub fn fix_checksums(bytes: &mut [u8]) {
         bytes[at + 16..at + 20].copy_from_slice(&crc.to_le_bytes());
     }
 }
+
+/// A disk of 128 KiB with a whole GPT of three partitions.
+pub fn small_gpt() -> Vec<u8> {
+    let (sectors, array) = (256_u64, 4_u64);
+    let mut bytes = vec![0; sectors as usize * 512];
+    bytes[446 + 4] = 0xee;
+    bytes[446 + 8] = 1;
+    bytes[446 + 12..446 + 16].copy_from_slice(&(sectors as u32 - 1).to_le_bytes());
+    bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
+    for (lba, other, entries) in [(1, sectors - 1, 2), (sectors - 1, 1, sectors - 1 - array)] {
+        for (index, (first, last)) in [(16_u64, 31_u64), (32, 32), (100, 200)].into_iter().enumerate() {
+            let at = (entries * 512) as usize + index * 128;
+            bytes[at..at + 32].fill(index as u8 + 1);
+            bytes[at + 32..at + 40].copy_from_slice(&first.to_le_bytes());
+            bytes[at + 40..at + 48].copy_from_slice(&last.to_le_bytes());
+        }
+        let header = &mut bytes[lba as usize * 512..][..92];
+        header[..16].copy_from_slice(b"EFI PART\0\0\x01\0\x5c\0\0\0");
+        for (index, value) in [lba, other, 16, sectors - array - 2].into_iter().enumerate() {
+            header[24 + index * 8..32 + index * 8].copy_from_slice(&value.to_le_bytes());
+        }
+        header[72..80].copy_from_slice(&entries.to_le_bytes());
+        header[80..84].copy_from_slice(&16_u32.to_le_bytes());
+        header[84..88].copy_from_slice(&128_u32.to_le_bytes());
+    }
+    fix_checksums(&mut bytes);
+    bytes
+}
+
+/// A disk of 128 KiB with an MBR of one primary and two logical partitions.
+pub fn small_mbr() -> Vec<u8> {
+    let mut bytes = vec![0; 256 * 512];
+    let mut entry = |sector: usize, index: usize, os_type: u8, start: u8, len: u8| {
+        let at = sector * 512 + 446 + index * 16;
+        (bytes[at + 4], bytes[at + 8], bytes[at + 12]) = (os_type, start, len);
+        bytes[sector * 512 + 510..][..2].copy_from_slice(&[0x55, 0xaa]);
+    };
+    entry(0, 0, 0x83, 1, 10);
+    entry(0, 1, 0x05, 16, 200);
+    entry(16, 0, 0x83, 1, 10);
+    entry(16, 1, 0x05, 50, 60);
+    entry(66, 0, 0x83, 2, 50);
+    bytes
+}
