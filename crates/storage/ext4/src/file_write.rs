@@ -94,10 +94,14 @@ impl Ext4 {
         };
         let step = (len * block_size - within).min(data.len() as u64) as usize;
         let at = start * block_size + within;
-        match fresh {
-            true => self.write_fresh(start, len, within, &data[..step])?,
-            false => self.cache.write_data(&data[..step], at)?,
+        let written = match fresh {
+            true => self.write_fresh(start, len, within, &data[..step]),
+            false => self.cache.write_data(&data[..step], at),
+        };
+        if written.is_err() && run.place == RunPlace::Hole {
+            self.free_blocks(start, len)?;
         }
+        written?;
         match run.place {
             RunPlace::Written(_) => {}
             RunPlace::Unwritten(_) => self.mark_written(inode, first..first + len)?,

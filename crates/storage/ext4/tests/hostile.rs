@@ -1,4 +1,5 @@
 //! Damaged volumes: an error that says where, or the same answers as before the damage.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -49,8 +50,11 @@ fn fill(tree: &Path) {
     std::os::unix::fs::symlink("far/".repeat(50), tree.join("slow")).unwrap();
 }
 
-/// Everything that can be read, by path.
-fn walk(volume: &Ext4) -> Result<BTreeMap<Vec<u8>, (FileType, Vec<u8>)>> {
+/// Type and content by path.
+type Found = BTreeMap<Vec<u8>, (FileType, Vec<u8>)>;
+
+/// Reads everything that can be read.
+fn walk(volume: &Ext4) -> Result<Found> {
     let mut found = BTreeMap::new();
     let mut waiting = vec![(Vec::new(), volume.root())];
     while let Some((path, inode)) = waiting.pop() {

@@ -1,4 +1,5 @@
 //! Volumes that a kernel left in the middle of its work, judged by the kernel and e2fsck.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
