@@ -93,6 +93,12 @@ enum Reason {
     Undecided { path: PathBuf, redo: PathBuf, source: io::Error },
     #[error("the change of {} was made, but its redo file {} could not be removed", path.display(), redo.display())]
     NotRetired { path: PathBuf, redo: PathBuf, source: io::Error },
+    #[error(
+        "{} of user {owner} describes a change of {}, which belongs to somebody else: it was not applied; \
+         `vmwright disk recover {} --discard` removes it",
+        redo.display(), path.display(), path.display()
+    )]
+    ForeignRedo { path: PathBuf, redo: PathBuf, owner: u32 },
     #[error("{} is {what}", path.display())]
     Misuse { path: PathBuf, what: &'static str },
     #[error("{inner}")]
@@ -181,6 +187,10 @@ impl Error {
         Self(Box::new(Reason::NotRetired { path: path.to_owned(), redo: redo.to_owned(), source }))
     }
 
+    pub(crate) fn foreign_redo(path: &Path, redo: &Path, owner: u32) -> Self {
+        Self(Box::new(Reason::ForeignRedo { path: path.to_owned(), redo: redo.to_owned(), owner }))
+    }
+
     pub(crate) fn misuse(path: &Path, what: &'static str) -> Self {
         Self(Box::new(Reason::Misuse { path: path.to_owned(), what }))
     }
@@ -207,7 +217,7 @@ impl Error {
             Reason::OutOfRange { .. } => ErrorKind::InvalidInput,
             Reason::ReadOnly { .. } => ErrorKind::ReadOnly,
             Reason::FixedSize { .. } | Reason::NotADisk { .. } => ErrorKind::Unsupported,
-            Reason::NeedsRedoDir { .. } => ErrorKind::Unsupported,
+            Reason::NeedsRedoDir { .. } | Reason::ForeignRedo { .. } => ErrorKind::Unsupported,
             Reason::Shortened { .. } => ErrorKind::Io,
             Reason::Damaged { .. } => ErrorKind::Corrupt,
             Reason::Conflict { .. } | Reason::ConflictAt { .. } => ErrorKind::InUse,

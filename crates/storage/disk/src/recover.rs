@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::host::{Host, OpenMode};
+use crate::host::{Handle, Host, OpenMode};
 use crate::redo::{Found, Mismatch, Parsed, Places, Redo, apply, beside, check, part_name, view};
 use crate::{Error, ErrorKind, HostFile, Overlay, Result, Sharing, TransactionOptions};
 
@@ -116,6 +116,7 @@ fn settle(
         retire(host, redo, &pointers)?;
         return Ok(Recovered::Discarded);
     }
+    files.iter().try_for_each(|file| check_owner(host, redo, file))?;
     redo.check_body()?;
     if recovery == Recovery::Auto {
         for (index, file) in files.iter().enumerate() {
@@ -147,6 +148,7 @@ pub(crate) fn view_pending(places: &Places<'_>, file: &Arc<HostFile>) -> Result<
     match places.find(file.path(), &file.stat()?)? {
         Found::Nothing | Found::Leftover(_) => Ok(None),
         Found::Pending { redo, index } => {
+            check_owner(places.host, &redo, file)?;
             redo.check_body()?;
             check_file(&redo, index, file)?;
             view(&redo, index, file.clone()).map(Some)
@@ -160,7 +162,7 @@ pub(crate) fn view_pending(places: &Places<'_>, file: &Arc<HostFile>) -> Result<
 /// synced. Where the header cannot be overwritten, a durable removal serves as well.
 pub(crate) fn retire(host: &dyn Host, redo: &Redo, pointers: &[PathBuf]) -> Result<()> {
     let name = redo.path().to_owned();
-    let voided = host.open(&name, OpenMode::Write).and_then(|handle| Redo::void(&*handle));
+    let voided = open_same(host, redo).and_then(|handle| Redo::void(&*handle));
     let retired = match voided {
         Ok(()) => {
             unlink_all(host, [&name]);
@@ -172,6 +174,26 @@ pub(crate) fn retire(host: &dyn Host, redo: &Redo, pointers: &[PathBuf]) -> Resu
     retired.map_err(|source| Error::not_retired(path, &name, source))?;
     unlink_all(host, pointers.iter().filter(|pointer| points_to(host, pointer, redo)));
     Ok(())
+}
+
+/// Opens a redo for writing, if its name still stands for the file that was read.
+fn open_same(host: &dyn Host, redo: &Redo) -> io::Result<Arc<dyn Handle>> {
+    let handle = host.open(redo.path(), OpenMode::Write)?;
+    let (now, then) = (handle.stat()?, redo.handle().stat()?);
+    match (now.device, now.inode) == (then.device, then.inode) {
+        true => Ok(handle),
+        false => Err(io::Error::other("something else has its name now")),
+    }
+}
+
+/// Refuses a redo by which another user would write to a file with the rights of this process.
+fn check_owner(host: &dyn Host, redo: &Redo, file: &HostFile) -> Result<()> {
+    const ROOT: u32 = 0;
+    let trusted = [ROOT, host.user(), file.stat()?.owner];
+    match trusted.contains(&redo.owner) {
+        true => Ok(()),
+        false => Err(Error::foreign_redo(file.path(), redo.path(), redo.owner)),
+    }
 }
 
 /// Whether a file is a pointer to this very redo.

@@ -7,6 +7,9 @@ use super::Loss;
 use super::volatile::Cached;
 use crate::host::{Conflict, FileKind, Handle, Host, LockMode, OpenMode, Region, Stat};
 
+/// Who acts on the host.
+const USER: u32 = 1000;
+
 /// What happens to the chosen operation of a [`SimHost`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SimFault {
@@ -58,6 +61,7 @@ struct World {
 #[derive(Debug, Default)]
 struct Inode {
     cached: Cached,
+    owner: u32,
     locks: Vec<(u64, LockMode)>,
 }
 
@@ -138,7 +142,7 @@ impl World {
     }
 
     fn new_inode(&mut self, bytes: Vec<u8>) -> usize {
-        self.inodes.push(Inode { cached: Cached::new(bytes), locks: Vec::new() });
+        self.inodes.push(Inode { cached: Cached::new(bytes), owner: USER, locks: Vec::new() });
         self.inodes.len() - 1
     }
 
@@ -189,6 +193,14 @@ impl SimHost {
         }
     }
 
+    /// Gives a file to another user. Does nothing where there is no such file.
+    pub fn chown(&self, path: impl AsRef<Path>, owner: u32) {
+        let mut world = self.world();
+        if let Some(inode) = world.names.get(path.as_ref()).copied() {
+            world.inodes[inode].owner = owner;
+        }
+    }
+
     /// Every name there is.
     pub fn names(&self) -> Vec<PathBuf> {
         self.world().names.keys().cloned().collect()
@@ -216,7 +228,8 @@ impl SimHost {
         let mut next = World::new(world.max_len);
         let mut number = 0;
         for inode in &world.inodes {
-            next.new_inode(inode.cached.after_crash(loss, number));
+            let copy = next.new_inode(inode.cached.after_crash(loss, number));
+            next.inodes[copy].owner = inode.owner;
             number += inode.cached.pending();
         }
         next.names = world.durable_names.clone();
@@ -261,6 +274,10 @@ impl Host for SimHost {
             }
         };
         Ok(self.handle(&mut world, inode, path, true))
+    }
+
+    fn user(&self) -> u32 {
+        USER
     }
 
     fn identity(&self, path: &Path) -> io::Result<(u64, u64)> {
@@ -350,7 +367,14 @@ impl Handle for SimHandle {
         world.alive()?;
         let len = world.inodes[self.inode].cached.live().len() as u64;
         let links = world.names.values().filter(|inode| **inode == self.inode).count() as u64;
-        Ok(Stat { device: 1, inode: self.inode as u64 + 1, len, links, kind: FileKind::Regular })
+        Ok(Stat {
+            device: 1,
+            inode: self.inode as u64 + 1,
+            len,
+            links,
+            owner: world.inodes[self.inode].owner,
+            kind: FileKind::Regular,
+        })
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {

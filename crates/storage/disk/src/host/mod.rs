@@ -19,6 +19,8 @@ pub(crate) struct Stat {
     pub(crate) inode: u64,
     pub(crate) len: u64,
     pub(crate) links: u64,
+    /// The user the file belongs to.
+    pub(crate) owner: u32,
     pub(crate) kind: FileKind,
 }
 
@@ -58,6 +60,9 @@ pub(crate) trait Host: Send + Sync + Debug {
     fn canonicalize(&self, path: &Path) -> io::Result<PathBuf>;
 
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn Handle>>;
+
+    /// The user this process acts as.
+    fn user(&self) -> u32;
 
     /// Device and inode that a name stands for now.
     fn identity(&self, path: &Path) -> io::Result<(u64, u64)>;

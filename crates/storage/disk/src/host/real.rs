@@ -30,6 +30,10 @@ impl Host for RealHost {
         Ok(Arc::new(RealHandle { file: options.open(path)? }))
     }
 
+    fn user(&self) -> u32 {
+        rustix::process::geteuid().as_raw()
+    }
+
     fn identity(&self, path: &Path) -> io::Result<(u64, u64)> {
         let metadata = std::fs::metadata(path)?;
         Ok((metadata.dev(), metadata.ino()))
@@ -134,7 +138,8 @@ impl Handle for RealHandle {
             FileKind::Block => (&self.file).seek(io::SeekFrom::End(0))?,
             _ => metadata.len(),
         };
-        Ok(Stat { device: metadata.dev(), inode: metadata.ino(), len, links: metadata.nlink(), kind })
+        let (device, inode) = (metadata.dev(), metadata.ino());
+        Ok(Stat { device, inode, len, links: metadata.nlink(), owner: metadata.uid(), kind })
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {

@@ -1,3 +1,4 @@
+use super::read::Chunk;
 use super::{RecordKind, Redo};
 use crate::{Disk, Error, ErrorKind, ExtentKind, HostFile, Result};
 
@@ -10,41 +11,44 @@ pub(crate) fn apply(redo: &Redo, files: &[&HostFile]) -> Result<()> {
             file.set_len(entry.new_len).map_err(|error| unfinished(redo, files, error))?;
         }
     }
-    redo.for_each_chunk(&mut |chunk| {
-        let mut pending: Option<(u64, usize, usize)> = None;
-        let file = files[chunk.file];
-        let data = chunk.data();
-        let mut at = 0;
-        for record in &chunk.records {
-            match record.kind {
-                RecordKind::Write => {
-                    let end = at + record.len as usize;
-                    // Data of neighbours in the file are neighbours in the chunk, so they become one write.
-                    pending = match pending {
-                        Some((start, from, to)) if start + (to - from) as u64 == record.start => {
-                            Some((start, from, end))
-                        }
-                        previous => {
-                            write(file, data, previous)?;
-                            Some((record.start, at, end))
-                        }
-                    };
-                    at = end;
-                }
-                RecordKind::Zero => file.zero_at(record.start, record.len)?,
-                RecordKind::Cut => {}
-            }
-        }
-        write(file, data, pending)
-    })
-    .and_then(|()| files.iter().try_for_each(|file| file.flush()))
-    .map_err(|error| unfinished(redo, files, error))
+    redo.for_each_chunk(&mut |chunk| apply_chunk(chunk, files[chunk.file]))
+        .and_then(|()| files.iter().try_for_each(|file| file.flush()))
+        .map_err(|error| unfinished(redo, files, error))
 }
 
-fn write(file: &HostFile, data: &[u8], range: Option<(u64, usize, usize)>) -> Result<()> {
-    match range {
-        Some((start, from, to)) => file.write_at(&data[from..to], start),
-        None => Ok(()),
+/// Neighbours of one kind that become one call.
+#[derive(Clone, Copy)]
+struct Batch {
+    kind: RecordKind,
+    start: u64,
+    end: u64,
+    /// Where its data begins in the data of the chunk.
+    data: usize,
+}
+
+fn apply_chunk(chunk: &Chunk, file: &HostFile) -> Result<()> {
+    let mut data = 0;
+    let mut open: Option<Batch> = None;
+    for record in &chunk.records {
+        match &mut open {
+            // Data of neighbours in the file are neighbours in the chunk.
+            Some(batch) if batch.kind == record.kind && batch.end == record.start => batch.end = record.end(),
+            _ => {
+                let batch = Batch { kind: record.kind, start: record.start, end: record.end(), data };
+                finish(open.replace(batch), chunk, file)?;
+            }
+        }
+        data += record.data_len() as usize;
+    }
+    finish(open, chunk, file)
+}
+
+fn finish(batch: Option<Batch>, chunk: &Chunk, file: &HostFile) -> Result<()> {
+    let Some(Batch { kind, start, end, data }) = batch else { return Ok(()) };
+    match kind {
+        RecordKind::Write => file.write_at(&chunk.data()[data..data + (end - start) as usize], start),
+        RecordKind::Zero => file.zero_at(start, end - start),
+        RecordKind::Cut => Ok(()),
     }
 }
 

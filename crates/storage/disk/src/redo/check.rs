@@ -1,7 +1,7 @@
 use super::layout::DIGEST_LEN;
 use super::read::Item;
 use super::{CUT_GRANULE, Entry, MAX_WRITE, RecordKind, Redo, digest};
-use crate::overlay::{SECTOR, sector_ceil};
+use crate::overlay::{SECTOR, sector_ceil, sector_floor};
 use crate::{Disk, HostFile, Result};
 
 /// Where a file is neither as it was before the change nor as it is after.
@@ -48,11 +48,14 @@ fn check_sectors(item: &Item<'_>, entry: &Entry, file: &HostFile) -> Result<Opti
     let readable = file.len().min(entry.new_len);
     let mut start = record.start;
     while start < record.end() {
-        let end = record.end().min(start + MAX_WRITE);
-        if record.kind == RecordKind::Zero && is_hole(file, start, end.min(readable))? {
-            start = end;
-            continue;
+        if record.kind == RecordKind::Zero {
+            let zeros_end = zeros_end(file, start, readable)?;
+            if zeros_end > start {
+                start = zeros_end.min(record.end());
+                continue;
+            }
         }
+        let end = record.end().min(start + MAX_WRITE);
         let mut current = vec![0; sector_ceil(end - start) as usize];
         let there = readable.saturating_sub(start).min(end - start) as usize;
         if there > 0 {
@@ -69,12 +72,17 @@ fn check_sectors(item: &Item<'_>, entry: &Entry, file: &HostFile) -> Result<Opti
     Ok(None)
 }
 
-fn is_hole(file: &HostFile, start: u64, end: u64) -> Result<bool> {
-    if start >= end {
-        return Ok(true);
+/// How far, by whole sectors, a file is known to hold zeros without being read; past its end it does.
+fn zeros_end(file: &HostFile, start: u64, readable: u64) -> Result<u64> {
+    if start >= readable {
+        return Ok(u64::MAX);
     }
     let extent = file.extent_at(start)?;
-    Ok(extent.is_zero() && extent.end() >= end)
+    Ok(match extent.is_zero() {
+        true if extent.end() >= readable => u64::MAX,
+        true => sector_floor(extent.end()),
+        false => start,
+    })
 }
 
 fn is_new(item: &Item<'_>, offset: u64, sector: &[u8]) -> bool {
@@ -105,6 +113,9 @@ fn check_cut(item: &Item<'_>, file: &HostFile) -> Result<Option<Mismatch>> {
     let record = item.record;
     let mut buf = vec![0; CUT_GRANULE as usize];
     let mut start = record.start;
+    if record.old_zero && zeros_end(file, start, file.len())? >= record.end() {
+        return Ok(None);
+    }
     while start < record.end() {
         let end = record.end().min(start + CUT_GRANULE);
         // Of a granule that is partly gone already there is no digest.

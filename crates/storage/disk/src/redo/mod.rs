@@ -31,6 +31,9 @@ pub(crate) const MAX_WRITE: u64 = 256 << 10;
 /// The most bytes that one record zeroes or cuts off.
 pub(crate) const MAX_RANGE: u64 = 16 << 20;
 
+/// The most bytes that one record zeroes which were zeros before.
+pub(crate) const MAX_SPARSE: u64 = 1 << 40;
+
 /// One host file that a redo changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {

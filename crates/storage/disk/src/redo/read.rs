@@ -11,7 +11,7 @@ use super::layout::{
     MAGIC_VOID, MAX_CHUNK_DATA, MAX_CHUNK_DIGESTS, MAX_CHUNK_RECORDS, MAX_FILES, MAX_PATH, RawChunk,
     RawEntry, RawPointer, RawRecord, void_header,
 };
-use super::{Entry, MAX_RANGE, MAX_WRITE, Pointer, Record, RecordKind, digest};
+use super::{Entry, MAX_RANGE, MAX_SPARSE, MAX_WRITE, Pointer, Record, RecordKind, digest};
 use crate::host::Handle;
 use crate::overlay::SECTOR;
 use crate::{Error, Result};
@@ -30,6 +30,8 @@ pub(crate) enum Parsed {
 pub(crate) struct Redo {
     handle: Arc<dyn Handle>,
     path: PathBuf,
+    /// The user the redo file belongs to.
+    pub(crate) owner: u32,
     pub(crate) entries: Vec<Entry>,
     pub(crate) body_hash: [u8; 32],
     chunks_start: u64,
@@ -61,7 +63,8 @@ pub(crate) struct Item<'a> {
 impl Redo {
     /// Reads the head of the file that `handle` has open, which is at `path`.
     pub(crate) fn parse(handle: Arc<dyn Handle>, path: &Path) -> Result<Parsed> {
-        let len = handle.stat().map_err(|source| Error::host("stat", path, source))?.len;
+        let stat = handle.stat().map_err(|source| Error::host("stat", path, source))?;
+        let len = stat.len;
         let mut cursor = Cursor { handle: &*handle, path, at: 0, end: len };
         let mut magic = [0; 8];
         cursor.peek(&mut magic)?;
@@ -79,7 +82,15 @@ impl Redo {
                 let entries = parse_entries(&mut cursor, header.files.get())?;
                 let (chunks_start, body_hash) = (cursor.at, header.body_hash);
                 let path = path.to_owned();
-                Ok(Parsed::Redo(Self { handle, path, entries, body_hash, chunks_start, end: len }))
+                Ok(Parsed::Redo(Self {
+                    handle,
+                    path,
+                    owner: stat.owner,
+                    entries,
+                    body_hash,
+                    chunks_start,
+                    end: len,
+                }))
             }
             _ => Err(cursor.damaged("no header of a redo file")),
         }
@@ -189,7 +200,11 @@ fn is_in_order(record: &Record, entry: &Entry, after: u64) -> bool {
                 && (record.len.is_multiple_of(SECTOR) || end == entry.new_len)
         }
     };
-    let max = if record.kind == RecordKind::Write { MAX_WRITE } else { MAX_RANGE };
+    let max = match record.kind {
+        RecordKind::Write => MAX_WRITE,
+        RecordKind::Zero if record.old_zero => MAX_SPARSE,
+        _ => MAX_RANGE,
+    };
     placed && record.len > 0 && record.len <= max && record.start >= after
 }
 

@@ -1,5 +1,5 @@
 use crate::overlay::{Overlay, SECTOR, sector_ceil, sector_floor};
-use crate::redo::{CUT_GRANULE, Digest, MAX_RANGE, MAX_WRITE, Record, RecordKind, digest};
+use crate::redo::{CUT_GRANULE, Digest, MAX_RANGE, MAX_SPARSE, MAX_WRITE, Record, RecordKind, digest};
 use crate::{Disk, HostFile, Result};
 
 /// Sectors that did not change are left out where there are at least this many together.
@@ -40,24 +40,58 @@ impl<'a> Changes<'a> {
     pub(super) fn walk(&mut self, sink: Sink<'_>) -> Result<()> {
         // Whatever lies past the old end is zeros unless written, and is recorded as that.
         let grown = sector_ceil(self.old_len);
+        let mut edge = self.edge();
+        let old_end = edge.unwrap_or(grown);
         let mut at = 0;
         while let Some(change) = self.overlay.next_change(at) {
+            if change.start >= old_end {
+                self.write_edge(edge.take(), sink)?;
+            }
             self.zero_new(at.max(grown), change.start, sink)?;
-            let border = grown.clamp(change.start, change.end);
+            let border = change.end.min(old_end);
             match change.zero {
-                true => {
-                    self.zero(change.start, border, sink)?;
-                    self.zero_new(border, change.end, sink)?;
-                }
-                false => {
-                    self.write(change.start, border, sink)?;
-                    self.write_new(border, change.end, true, sink)?;
-                }
+                true => self.zero(change.start, border, sink)?,
+                false => self.write(change.start, border, sink)?,
+            }
+            if change.end > old_end {
+                self.write_edge(edge.take(), sink)?;
+            }
+            let border = change.start.max(grown);
+            match change.zero {
+                true => self.zero_new(border, change.end, sink)?,
+                false => self.write_new(border, change.end, true, sink)?,
             }
             at = change.end;
         }
+        self.write_edge(edge, sink)?;
         self.zero_new(at.max(grown), self.new_len, sink)?;
         self.cut(sink)
+    }
+
+    /// The sector within which a growing file ended, if it did.
+    ///
+    /// It changes even where none of its bytes do: what someone else appends to it must be noticed.
+    fn edge(&self) -> Option<u64> {
+        let start = sector_floor(self.old_len);
+        (self.new_len > self.old_len && start < self.old_len).then_some(start)
+    }
+
+    fn write_edge(&mut self, start: Option<u64>, sink: Sink<'_>) -> Result<()> {
+        let Some(start) = start else { return Ok(()) };
+        let end = self.new_len.min(start + SECTOR);
+        let mut old = std::mem::take(&mut self.old);
+        self.read_old(&mut old, start, SECTOR as usize)?;
+        let mut new = vec![0; (end - start) as usize];
+        self.overlay.read_at(&mut new, start)?;
+        let kind = match new.iter().all(|byte| *byte == 0) {
+            true => RecordKind::Zero,
+            false => RecordKind::Write,
+        };
+        let record = Record { kind, start, len: end - start, old_zero: false };
+        let data = if kind == RecordKind::Write { &new[..] } else { &[] };
+        sink(Piece { record, digests: &digest(&old), data })?;
+        self.old = old;
+        Ok(())
     }
 
     /// Splits a range within the old length into holes and data; answers the end of the first and which it is.
@@ -172,7 +206,7 @@ impl<'a> Changes<'a> {
 
     /// Zeros past the old end.
     fn zero_new(&self, start: u64, end: u64, sink: Sink<'_>) -> Result<()> {
-        for (start, end) in pieces(start, end, MAX_RANGE) {
+        for (start, end) in pieces(start, end, MAX_SPARSE) {
             let record = Record { kind: RecordKind::Zero, start, len: end - start, old_zero: true };
             sink(Piece { record, digests: &[], data: &[] })?;
         }

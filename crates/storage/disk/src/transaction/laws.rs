@@ -212,6 +212,14 @@ impl Scenario {
             let seen = self.seen(&host).unwrap();
             assert!(seen == old || seen == new, "{at}");
             assert!(outcome.is_err() || seen == new, "{at}: reported as made");
+            if seen == old {
+                assert_eq!(
+                    host.names().len(),
+                    self.files.len(),
+                    "{at}: something is left: {:?}",
+                    host.names()
+                );
+            }
             for loss in Loss::choices(host.pending(), 5) {
                 let is_new = self.judge(&host.after_crash(loss), &old, &new, &format!("{at}, then {loss:?}"));
                 assert!(is_new || outcome.is_err(), "{at}: a change that was made is lost");
@@ -387,6 +395,52 @@ fn a_file_that_took_the_name_of_the_image_is_left_alone() {
     host.add("/images/a", scenario.original().remove(0));
     assert_eq!(scenario.recover(&host, 0).unwrap_err().kind(), ErrorKind::InUse);
     assert_eq!(scenario.raw(&host), scenario.original());
+}
+
+#[test]
+fn bytes_appended_to_a_file_that_only_grows_are_not_overwritten() {
+    let scenario = Scenario { edit: |disks| disks[0].set_len(30_000), ..Scenario::one_file() };
+    for (offset, grown) in [(20_000, 20_008), (20_500, 20_508), (30_500, 30_508)] {
+        let host = stopped_before(&scenario, "resize /images/a");
+        host.meddle("/images/a", offset, b"precious");
+        assert_eq!(scenario.recover(&host, 0).unwrap_err().kind(), ErrorKind::InUse);
+        assert_eq!(host.content("/images/a").unwrap().len(), grown);
+    }
+}
+
+#[test]
+fn a_redo_that_could_not_be_made_void_is_removed_for_good() {
+    let scenario = Scenario::one_file();
+    let clean = scenario.host();
+    scenario.run(&clean).unwrap();
+    let written = clean.log().iter().rposition(|line| line == "write /images/a.vmwright-redo").unwrap();
+    for failing in [written, written + 1] {
+        let host = scenario.host();
+        host.set_fault(failing, SimFault::Fail(std::io::ErrorKind::Other));
+        scenario.run(&host).unwrap();
+        host.meddle("/images/a", 14_000, b"made by someone else after the commit");
+        let expected = scenario.raw(&host);
+        for loss in Loss::choices(host.pending(), 5) {
+            assert_eq!(scenario.seen(&host.after_crash(loss)).unwrap(), expected);
+        }
+    }
+}
+
+#[test]
+fn a_redo_of_another_user_is_not_applied_to_what_is_not_theirs() {
+    let scenario = Scenario::three_files();
+    let host = stopped_before(&scenario, "write /images/b");
+    let before = scenario.raw(&host);
+    // They can make files beside one image, and name another one in them.
+    host.chown("/images/a.vmwright-redo", 4711);
+    host.chown("/images/a", 4711);
+    for result in [scenario.recover(&host, 0).map(|_| ()), scenario.seen(&host).map(|_| ())] {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+    assert_eq!(scenario.raw(&host), before);
+    host.chown("/images/b", 4711);
+    host.chown("/other/c", 4711);
+    assert_eq!(scenario.recover(&host, 0).unwrap(), Recovered::Applied);
 }
 
 #[test]
