@@ -10,7 +10,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use vmwright_disk::{Disk, FileId, HostFile};
+use vmwright_disk::{Access, Disk, FileId, HostFile, Sharing, Transaction, TransactionOptions, WriteMode};
 
 use crate::error::Reason;
 use crate::{BackingFile, CreateOptions, Error, Format, FormatChoice, Image, OpenOptions, Result, create};
@@ -146,11 +146,13 @@ impl ChainOptions {
         Self { read_only: true, ..Self::default() }
     }
 
-    fn open_file(&self, path: &Path, read_only: bool) -> Result<HostFile> {
-        Ok(match self.force_share {
-            true => HostFile::open_forced(path)?,
-            false => HostFile::open(path, read_only)?,
-        })
+    /// Opens a host file so that a change which a crash interrupted is completed, or shows through for reading.
+    fn open_file(&self, path: &Path, read_only: bool) -> Result<(Arc<dyn Disk>, FileId)> {
+        let sharing = if self.force_share { Sharing::Forced } else { Sharing::Locked };
+        let how = TransactionOptions::default().mode(WriteMode::Ordered).sharing(sharing);
+        let access = if read_only { Access::Read } else { Access::Write };
+        let file = Transaction::begin(how).open(path, access)?;
+        Ok((file, HostFile::open_forced(path)?.id()))
     }
 
     fn image_options(&self, read_only: bool) -> OpenOptions {
@@ -161,10 +163,9 @@ impl ChainOptions {
 /// Opens a host file as an image together with the backing files that `gate` allows.
 pub fn open(path: &Path, choice: FormatChoice, gate: &dyn Gate, options: ChainOptions) -> Result<Image> {
     let read_only = options.read_only || options.force_share;
-    let file = options.open_file(path, read_only)?;
-    let id = file.id();
+    let (file, id) = options.open_file(path, read_only)?;
     let options = ChainOptions { read_only, ..options };
-    open_over(Arc::new(file), path, Some(id), choice, gate, options)
+    open_over(file, path, Some(id), choice, gate, options)
 }
 
 /// Opens an image whose file the caller has opened, perhaps beneath a transaction, with its backing files.
@@ -189,13 +190,13 @@ pub fn open_over(
             return Err(Reason::ChainTooDeep { limit: MAX_DEPTH }.into());
         }
         path = gate.admit(&path, &backing.name)?;
-        let file = options.open_file(&path, true)?;
-        if seen.contains(&file.id()) {
+        let (file, id) = options.open_file(&path, true)?;
+        if seen.contains(&id) {
             return Err(Reason::ChainLoop { name: backing.name }.into());
         }
-        seen.push(file.id());
+        seen.push(id);
         let format = backing_choice(&backing, gate)?;
-        links.push(Link { file: Arc::new(file), format, read_only: true });
+        links.push(Link { file, format, read_only: true });
     }
     stack(links, options)
 }
@@ -255,7 +256,7 @@ pub fn create_overlay(
         true => format!("./{name}"),
         false => name.to_owned(),
     };
-    let file = Arc::new(HostFile::open(&resolve(path, &name)?, true)?);
+    let (file, _) = ChainOptions::default().open_file(&resolve(path, &name)?, true)?;
     let base = Image::open(file, FormatChoice::Exact(base_format), OpenOptions::read_only())?;
     let mut options = CreateOptions::new(Format::Qcow2, size.unwrap_or(base.len()));
     options.backing = Some(BackingFile { name, format: Some(base_format.name().to_owned()) });
