@@ -6,7 +6,7 @@ use vmwright_disk::{Access, Disk, FileId, Plan, Sharing, Transaction, Transactio
 use vmwright_image::chain::{ChainOptions, open_over};
 
 use crate::guest::{Mode, OpenOptions};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// The images of a guest, beneath one transaction.
 ///
@@ -24,8 +24,18 @@ impl Session {
             how = how.redo_dir(dir);
         }
         let transaction = Transaction::begin(how);
-        let images =
-            paths.iter().map(|path| open_image(&transaction, path, options)).collect::<Result<_>>()?;
+        let mut ids = Vec::new();
+        let mut images = Vec::new();
+        for path in paths {
+            let id = identity(path)?;
+            if ids.contains(&id) {
+                // Two disks over one file would not know of each other's changes.
+                let path = path.display().to_string();
+                return Err(Error::plain(ErrorKind::InvalidInput, path, "the same image is given twice"));
+            }
+            images.push(open_image(&transaction, path, id, options)?);
+            ids.push(id);
+        }
         Ok(Self { transaction, images })
     }
 
@@ -45,11 +55,19 @@ impl Session {
     }
 }
 
-fn open_image(transaction: &Transaction, path: &Path, options: &OpenOptions<'_>) -> Result<Arc<dyn Disk>> {
+fn identity(path: &Path) -> Result<FileId> {
+    let metadata = std::fs::metadata(path).map_err(Error::host("open", path))?;
+    Ok(FileId { device: metadata.dev(), inode: metadata.ino() })
+}
+
+fn open_image(
+    transaction: &Transaction,
+    path: &Path,
+    id: FileId,
+    options: &OpenOptions<'_>,
+) -> Result<Arc<dyn Disk>> {
     let write = options.mode == Mode::Edit;
     let file = transaction.open(path, if write { Access::Write } else { Access::Read })?;
-    let metadata = std::fs::metadata(path).map_err(Error::host("stat", path))?;
-    let id = FileId { device: metadata.dev(), inode: metadata.ino() };
     let how = ChainOptions {
         read_only: !write,
         force_share: options.mode == Mode::ForceShare,

@@ -169,3 +169,28 @@ fn a_root_outlives_the_guest_for_reading() {
     let root = read(&[&volume]).unwrap().into_root();
     assert_eq!(root.read_file("/etc/hostname", 10).unwrap(), b"box\n");
 }
+
+#[test]
+fn one_image_cannot_be_two_disks() {
+    need_tools!();
+    let bench = Bench::new();
+    let volume = bench.ext4("whole.ext4", &bench.tree("root", &system()), 16, &[]);
+    let link = bench.path("link");
+    std::os::unix::fs::symlink(&volume, &link).unwrap();
+    assert_eq!(read(&[&volume, &link]).unwrap_err().kind(), ErrorKind::InvalidInput);
+}
+
+#[test]
+fn a_damaged_backup_of_the_partition_table_is_told() {
+    need_tools!();
+    let bench = Bench::new();
+    let (raw, _) = whole_disk(&bench);
+    let mut bytes = std::fs::read(&raw).unwrap();
+    let end = bytes.len();
+    bytes[end - 512..].fill(0);
+    std::fs::write(&raw, bytes).unwrap();
+    let guest = read(&[&raw]).unwrap();
+    assert!(
+        guest.problems().iter().any(|problem| problem.starts_with("/dev/sda: the backup table is damaged"))
+    );
+}
