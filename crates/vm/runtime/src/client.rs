@@ -220,7 +220,12 @@ impl Connection {
             over: false,
             silent: false,
         };
-        let hello: Hello = connection.expect(Kind::Hello)?;
+        let hello: Hello = match connection.expect(Kind::Hello) {
+            Ok(hello) => hello,
+            // It was about to end, and nobody took the connection.
+            Err(_) if connection.silent => return Ok(None),
+            Err(error) => return Err(error),
+        };
         match hello.vm == *vm {
             true => Ok(Some(connection)),
             false => Err(connection.broken(format!("is responsible for {}", hello.vm))),

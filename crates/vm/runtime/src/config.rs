@@ -8,7 +8,7 @@ use vmwright_vmm::fake::Fake;
 use vmwright_vmm::{Accelerator, DiskFormat, Profile};
 
 use crate::VmName;
-use crate::base::BaseImage;
+use crate::base::{BaseImage, FileIdentity};
 
 /// What a new VM is to be.
 #[derive(Debug, Clone)]
@@ -136,6 +136,9 @@ pub struct VmConfig {
     pub disk: PathBuf,
     /// The format of that disk.
     pub disk_format: DiskFormat,
+    /// What its overlay was when it was made and empty, where it has one.
+    #[serde(default)]
+    pub pristine: Option<FileIdentity>,
     /// What runs it.
     pub backend: BackendChoice,
     /// A kernel file on the host; where absent, the one on the disk.

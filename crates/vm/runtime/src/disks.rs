@@ -8,6 +8,7 @@ use vmwright_image::{Format, FormatChoice};
 use vmwright_vmm::{Backing, Disk, DiskFormat};
 
 use crate::base::{BackingImage, BaseImage, FileIdentity};
+use crate::boot_files::ROOT_SERIAL;
 use crate::config::{DiskMode, VmConfig};
 use crate::layout::VmDir;
 use crate::store::ImageUse;
@@ -128,7 +129,8 @@ pub(crate) fn for_monitor(config: &VmConfig) -> Disk {
     if config.disk_mode == DiskMode::Isolated {
         backing.insert(0, Backing { path: config.base.path.clone(), format: config.base.format });
     }
-    Disk { backing, ..Disk::new(&config.disk, config.disk_format) }
+    let serial = Some(ROOT_SERIAL.to_owned());
+    Disk { backing, serial, ..Disk::new(&config.disk, config.disk_format) }
 }
 
 /// Lets images name what lies beneath them: which files those are has been checked.

@@ -50,9 +50,9 @@ impl Runtime {
             Some(name) => name.clone(),
             None => VmName::random("run")?,
         };
-        self.create_with(&name, &request.vm, request.agent, !request.keep)?;
+        let lock = self.create_with(&name, &request.vm, request.agent, !request.keep)?;
         let end = if request.keep { LeaseEnd::Stop } else { LeaseEnd::Delete };
-        let (started, control) = match self.start_leased(&name, &request.start, Some(end)) {
+        let (started, control) = match self.start_leased(&name, &request.start, Some(end), Some(lock)) {
             Ok(started) => started,
             Err(error) => {
                 self.erase(&name)?;

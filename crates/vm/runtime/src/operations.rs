@@ -1,6 +1,9 @@
 //! Intents, and what becomes of those whose owner died.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use vmwright_vmm::ProcessIdentity;
@@ -24,6 +27,8 @@ pub struct Reconciled {
     pub operations: Vec<(VmName, OperationKind)>,
     /// VMs whose run had broken off.
     pub died: Vec<VmName>,
+    /// VMs whose shim was killed when it had only to clear up.
+    pub leftovers: Vec<VmName>,
     /// VMs that are gone because whoever ran them is.
     pub ephemeral: Vec<VmName>,
     /// Directories of VMs that the store does not know.
@@ -33,10 +38,7 @@ pub struct Reconciled {
 impl Reconciled {
     /// Whether there was nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.operations.is_empty()
-            && self.died.is_empty()
-            && self.ephemeral.is_empty()
-            && self.orphans.is_empty()
+        *self == Self::default()
     }
 }
 
@@ -56,6 +58,10 @@ impl Runtime {
                 Some(row) if row.state == State::Error => {
                     self.clear(&row)?;
                     done.died.push(name);
+                }
+                Some(row) if !row.state.has_vmm() && self.has_leftovers(&name)? => {
+                    self.clear(&row)?;
+                    done.leftovers.push(name);
                 }
                 Some(_) => {}
             }
@@ -91,6 +97,16 @@ impl Runtime {
         let outcome = if cleared.is_ok() { Outcome::Done } else { Outcome::Failed };
         self.store()?.finish(operation, outcome, cleared.is_ok().then_some(&change))?;
         cleared
+    }
+
+    /// Whether a run that is over has left files, and nobody is about to begin another.
+    fn has_leftovers(&self, name: &VmName) -> Result<bool> {
+        let dir = self.home.vm(name);
+        let busy = self.store()?.open_operations()?.iter().any(|operation| operation.vm == *name);
+        if busy || FileLock::is_held(&dir.lock())? {
+            return Ok(false);
+        }
+        Ok([dir.state(), dir.launch(), dir.boot(), dir.sockets().to_owned()].iter().any(|path| path.exists()))
     }
 
     /// Opens an operation. One whose owner is dead is settled first; one whose owner lives refuses this one.
@@ -200,11 +216,13 @@ impl Runtime {
             self.end_processes(state)?;
         }
         self.wait_for_shim(name, &dir, state.as_ref())?;
+        // Read again: a shim that had just begun has put itself on record since.
+        let state = state::read_state(&dir).ok().flatten().or(state);
         if let Some(group) = state.as_ref().and_then(|state| state.cgroup.as_ref()) {
             let cleared = cgroup::clear(group);
             cleared.map_err(|source| Error::host("remove the control group", group, source))?;
         }
-        layout::remove_dir(dir.sockets())?;
+        remove_sockets(dir.sockets())?;
         layout::remove_dir(&dir.boot())?;
         layout::remove_file(&dir.launch())?;
         for record in [dir.state(), dir.exit()] {
@@ -272,7 +290,7 @@ impl Runtime {
         for entry in sockets {
             // Sockets of a VM whose shim was killed after its directory had gone.
             if entry.file_name().to_str().is_none_or(|short| !known.contains(short)) {
-                layout::remove_dir(&entry.path())?;
+                remove_sockets(&entry.path())?;
             }
         }
         Ok(removed)
@@ -282,6 +300,21 @@ impl Runtime {
     pub fn shim(&self, name: &VmName) -> Result<Option<ProcessIdentity>> {
         Ok(state::read_state(&self.home.vm(name))?.map(|state| state.shim))
     }
+}
+
+/// Removes a directory of sockets once nobody is found to listen on any of them.
+///
+/// Whoever had them is dead as far as the records tell; a refused connection proves it.
+fn remove_sockets(dir: &Path) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return layout::remove_dir(dir) };
+    for entry in entries {
+        let entry = entry.map_err(|source| Error::host("list", dir, source))?;
+        if entry.file_type().is_ok_and(|kind| kind.is_socket()) && UnixStream::connect(entry.path()).is_ok() {
+            let in_use = std::io::Error::from(std::io::ErrorKind::AddrInUse);
+            return Err(Error::host("remove", &entry.path(), in_use));
+        }
+    }
+    layout::remove_dir(dir)
 }
 
 /// The end of a run whose shim left no record of it.

@@ -74,14 +74,8 @@ pub(crate) struct Running {
 impl Runtime {
     /// Boots a VM and waits until the agent in its guest answers. One that runs already is left as it is.
     pub fn start(&self, name: &VmName, options: &StartOptions) -> Result<Started> {
-        match self.start_leased(name, options, None)? {
-            (started, None) => Ok(started),
-            // Without a lease nothing hangs on the connection.
-            (started, Some(control)) => {
-                drop(control);
-                Ok(started)
-            }
-        }
+        // Without a lease nothing hangs on the connection.
+        self.start_leased(name, options, None, None).map(|(started, _)| started)
     }
 
     /// Starts a VM; with a lease, it lives no longer than the connection that is answered.
@@ -90,6 +84,7 @@ impl Runtime {
         name: &VmName,
         options: &StartOptions,
         lease: Option<LeaseEnd>,
+        lock: Option<FileLock>,
     ) -> Result<(Started, Option<UnixStream>)> {
         let row = self.row(name)?;
         match machine::request(row.state, Request::Start) {
@@ -102,7 +97,7 @@ impl Runtime {
         }
         let operation = self.begin(name, OperationKind::Start)?;
         fault::point("start.intended");
-        let running = match self.bring_up(&row, options, lease) {
+        let running = match self.bring_up(&row, options, lease, lock) {
             Ok(running) => running,
             Err(error) => {
                 // The shim is gone or never was; what it left is removed before the next attempt may begin.
@@ -129,10 +124,20 @@ impl Runtime {
     }
 
     /// Everything between the intent and the agent's answer.
-    fn bring_up(&self, row: &VmRow, options: &StartOptions, lease: Option<LeaseEnd>) -> Result<Running> {
+    fn bring_up(
+        &self,
+        row: &VmRow,
+        options: &StartOptions,
+        lease: Option<LeaseEnd>,
+        mut lock: Option<FileLock>,
+    ) -> Result<Running> {
         let name = &row.name;
         let config = parse_config(row)?;
         disks::check(name, &config)?;
+        if lock.is_none() {
+            // A shim that was killed while it cleared up may have left the rest of that to us.
+            self.clear_run(name)?;
+        }
         let mut plan = self.plan(name, &config)?;
         let mut notices = Vec::new();
         loop {
@@ -142,9 +147,14 @@ impl Runtime {
             let mut spec = plan.spec.clone();
             let boot = BootFiles::of(self, &config, admitted.profile())?;
             let dir = self.home.vm(name);
-            let lock = FileLock::exclusive(&dir.lock(), Some(Duration::from_secs(10)))?;
+            let lock = match lock.take() {
+                Some(lock) => lock,
+                None => FileLock::exclusive(&dir.lock(), Some(Duration::from_secs(10)))?,
+            };
             fault::point("start.locked");
-            boot.place(&dir, &mut spec.boot)?;
+            if let Some(boot) = boot {
+                boot.place(&dir, &mut spec.boot)?;
+            }
             let launch = Launch {
                 version: RECORD_VERSION,
                 run: VmName::random("run")?.to_string(),

@@ -49,11 +49,11 @@ impl Runtime {
     }
 
     fn order_stop(&self, name: &VmName, options: &StopOptions) -> Result<()> {
-        // A shim that has just gone has nothing left to stop.
-        let Some(connection) = Connection::open(name, &self.home.vm(name))? else { return Ok(()) };
-        let grace_ms = u64::try_from(options.grace.as_millis()).unwrap_or(u64::MAX);
-        let request = protocol::Request::Stop { grace_ms, force: options.force };
-        connection.end(&request, None)?;
+        // A shim that no longer listens is about to end.
+        if let Some(connection) = Connection::open(name, &self.home.vm(name))? {
+            let grace_ms = u64::try_from(options.grace.as_millis()).unwrap_or(u64::MAX);
+            connection.end(&protocol::Request::Stop { grace_ms, force: options.force }, None)?;
+        }
         match self.wait_unlocked(name, CLEARING)? {
             true => Ok(()),
             false => Err(Error::shim(

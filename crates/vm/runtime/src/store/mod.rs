@@ -229,6 +229,9 @@ pub trait Store: Send + Sync {
     /// Gives an open operation of a dead owner to another; answers whether nobody else was faster.
     fn take_over(&self, operation: &Operation, owner: &ProcessIdentity) -> Result<bool>;
 
+    /// Replaces a VM's configuration.
+    fn configure_vm(&self, name: &VmName, config: &str) -> Result<()>;
+
     /// Closes an operation, and changes its VM's row in the same step.
     fn finish(&self, id: OperationId, outcome: Outcome, change: Option<&VmChange>) -> Result<()>;
 

@@ -217,6 +217,15 @@ impl Store for SqliteStore {
         })
     }
 
+    fn configure_vm(&self, name: &VmName, config: &str) -> Result<()> {
+        self.write("configure a VM in", |transaction| {
+            exists(transaction, name)?;
+            let sql = format!("UPDATE vms SET config = ?2, updated_at = {NOW} WHERE id = ?1");
+            let changed = transaction.execute(&sql, params![name.as_str(), config]);
+            changed.map(drop).map_err(Error::store("configure a VM in"))
+        })
+    }
+
     fn delete_vm(&self, name: &VmName) -> Result<bool> {
         self.write("remove a VM from", |transaction| {
             let removed = transaction.execute("DELETE FROM vms WHERE id = ?1", [name.as_str()]);

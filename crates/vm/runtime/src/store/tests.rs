@@ -1,6 +1,8 @@
 use std::collections::BTreeSet;
 use std::sync::Barrier;
 
+use rusqlite::types::Value;
+
 use super::*;
 use crate::ErrorKind;
 use crate::store::ImageUse;
@@ -254,11 +256,8 @@ fn history_stays_within_bounds() {
 fn settings_are_those_that_survive_a_crash() {
     let (_dir, store) = store();
     let setting = |name: &str| {
-        store.read(|connection| {
-            connection.pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0))
-        })
+        store.read(|connection| connection.pragma_query_value(None, name, |row| row.get::<_, Value>(0)))
     };
-    use rusqlite::types::Value;
     assert_eq!(setting("journal_mode").unwrap(), Value::Text("wal".into()));
     assert_eq!(setting("synchronous").unwrap(), Value::Integer(1));
     assert_eq!(setting("foreign_keys").unwrap(), Value::Integer(1));
