@@ -55,6 +55,35 @@ fn a_debian_is_described_down_to_its_users() {
     let json = serde_json::to_string(&found).unwrap();
     assert!(!json.contains("secret"), "a hash must never be shown");
     assert_eq!(serde_json::from_str::<Inspection>(&json).unwrap(), found);
+    // Scripts rely on these names: adding is fine, renaming is not.
+    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+    for name in [
+        "root",
+        "os",
+        "architecture",
+        "hostname",
+        "machine_id",
+        "init",
+        "timezone",
+        "locale",
+        "disks",
+        "volumes",
+        "fstab",
+        "mounts",
+        "kernels",
+        "boot",
+        "packages",
+        "users",
+        "groups",
+        "network",
+        "cloud_init",
+        "problems",
+    ] {
+        assert!(value.get(name).is_some(), "{name}");
+    }
+    assert_eq!(value["volumes"][1]["content"]["type"], "ext4");
+    assert_eq!(value["users"][0]["password"], "locked");
+    assert_eq!(value["packages"]["installed"][0]["name"], "bash");
 }
 
 #[test]
