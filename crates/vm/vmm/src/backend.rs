@@ -15,7 +15,7 @@ use crate::spawner::Spawner;
 /// The name of the virtio-serial port that carries the agent's channel.
 ///
 /// The agent looks for it in `/sys/class/virtio-ports/*/name`.
-pub const AGENT_PORT: &str = "org.vmwright.agent";
+pub const AGENT_PORT: &str = vmwright_agent_proto::PORT_NAME;
 
 /// A future behind a pointer, as object-safe traits need it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
