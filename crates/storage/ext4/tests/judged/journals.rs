@@ -153,8 +153,8 @@ fn a_torn_last_transaction_is_dropped() {
     let log =
         vmwright_judges::run("debugfs", ["-R".as_ref(), "logdump -a".as_ref(), dirty.path().as_os_str()]);
     // "Found expected sequence 9, type 2 (commit block) at block 57"
-    let commits = log.lines().filter(|line| line.contains("(commit block)"));
-    let last: u64 = commits.last().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
+    let mut commits = log.lines().filter(|line| line.contains("(commit block)"));
+    let last: u64 = commits.next_back().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
     let blocks = vmwright_judges::run(
         "debugfs",
         ["-R".as_ref(), format!("bmap <8> {last}").as_ref(), dirty.path().as_os_str()],

@@ -17,7 +17,7 @@ const PATHS: usize = 4000;
 ///
 /// Answers each path with what is known of it. Fails unless errors say that the volume is damaged or not
 /// supported, answers agree with each other, and nothing was written.
-pub fn walk(bytes: &[u8]) -> Result<BTreeMap<Vec<u8>, String>, ErrorKind> {
+pub(crate) fn walk(bytes: &[u8]) -> Result<BTreeMap<Vec<u8>, String>, ErrorKind> {
     let disk = Arc::new(MemDisk::from_bytes(bytes.to_vec()));
     let outcome = Ext4::open(disk.clone(), Options::default())
         .map_err(vmwright_vfs::Error::from)
@@ -78,7 +78,7 @@ fn sample(fs: &dyn FileSystem, inode: InodeNumber, size: u64) -> Result<()> {
 }
 
 /// Opens bytes as a volume for writing and applies operations; whatever they answer, the program goes on.
-pub fn change(bytes: &[u8], words: &[[u32; 4]]) {
+pub(crate) fn change(bytes: &[u8], words: &[[u32; 4]]) {
     let disk = Arc::new(MemDisk::from_bytes(bytes.to_vec()));
     let Ok(mut volume) = Ext4::open(disk, Options::writable()) else { return };
     volume.set_now(Timestamp { seconds: 1_700_000_000, nanoseconds: 0 });
