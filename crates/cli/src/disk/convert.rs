@@ -12,7 +12,7 @@ use vmwright_image::Format;
 use vmwright_image::chain::{ChainOptions, open_over};
 use vmwright_image::copy::{ConvertOptions, convert};
 
-use super::{FormatName, choice, options};
+use super::{FormatName, choice, options, or_force};
 use crate::failure::Failure;
 use crate::gate::Backing;
 use crate::output::{line, size};
@@ -72,7 +72,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let bar = Bar::new();
-    convert(&*source, &args.target, &wanted, &|done, total| bar.show(done, total)).with_context(attempt)?;
+    let made = convert(&*source, &args.target, &wanted, &|done, total| bar.show(done, total));
+    or_force(made).with_context(attempt)?;
     bar.end();
     Ok(ExitCode::SUCCESS)
 }

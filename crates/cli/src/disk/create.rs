@@ -7,7 +7,7 @@ use anyhow::Context;
 use vmwright_disk::HostFile;
 use vmwright_image::{BackingFile, CreateOptions, describe};
 
-use super::{FormatName, choice, options};
+use super::{FormatName, choice, options, or_force};
 use crate::failure::Failure;
 use crate::output::{line, parse_size, size};
 
@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         line(format!("would create {} ({}, {})", args.image.display(), wanted.format, size(bytes)))?;
         return Ok(ExitCode::SUCCESS);
     }
-    vmwright_image::create(&args.image, &wanted, args.force).with_context(attempt)?;
+    or_force(vmwright_image::create(&args.image, &wanted, args.force)).with_context(attempt)?;
     Ok(ExitCode::SUCCESS)
 }
 

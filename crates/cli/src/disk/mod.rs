@@ -9,6 +9,7 @@ mod recover;
 use std::process::ExitCode;
 
 use clap::{Subcommand, ValueEnum};
+use vmwright_disk::ErrorKind;
 use vmwright_image::{Format, FormatChoice};
 
 /// The verbs of `disk`.
@@ -54,4 +55,12 @@ impl From<FormatName> for Format {
 /// The format the user named, or permission to look at the image's first bytes.
 pub(crate) fn choice(format: Option<FormatName>) -> FormatChoice {
     format.map_or(FormatChoice::Probe, |name| FormatChoice::Exact(name.into()))
+}
+
+/// Says how to replace a file that exists, where an error says no more than that it does.
+pub(crate) fn or_force<T>(made: vmwright_image::Result<T>) -> anyhow::Result<T> {
+    made.map_err(|error| match error.kind() {
+        ErrorKind::Exists => anyhow::Error::new(error).context("it exists already; --force replaces it"),
+        _ => error.into(),
+    })
 }
