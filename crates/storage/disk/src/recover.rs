@@ -98,6 +98,9 @@ fn settle(
     file: &Arc<HostFile>,
     recovery: Recovery,
 ) -> Result<Recovered> {
+    if recovery != Recovery::Discard {
+        redo.check_body()?;
+    }
     let mut files = Vec::new();
     for (other, entry) in redo.entries.iter().enumerate() {
         files.push(match other == index {
@@ -117,7 +120,6 @@ fn settle(
         return Ok(Recovered::Discarded);
     }
     files.iter().try_for_each(|file| check_owner(host, redo, file))?;
-    redo.check_body()?;
     if recovery == Recovery::Auto {
         for (index, file) in files.iter().enumerate() {
             check_file(redo, index, file)?;

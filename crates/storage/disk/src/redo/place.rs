@@ -74,7 +74,11 @@ impl Places<'_> {
         };
         match index_of(&redo.entries, path, stat) {
             Some(index) => Ok(Found::Pending { redo, index }),
-            None => Err(Error::conflict(path, redo.path(), "does not name this file")),
+            None => {
+                // Unless what it names is damaged.
+                redo.check_body()?;
+                Err(Error::conflict(path, redo.path(), "does not name this file"))
+            }
         }
     }
 
