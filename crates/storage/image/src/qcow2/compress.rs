@@ -10,21 +10,46 @@ use super::layout::Compression;
 use crate::error::Reason;
 use crate::{Error, Result};
 
+/// The window that every zstd decoder should have, by RFC 8878. A larger one would let a few bytes ask for gigabytes.
+const MAX_ZSTD_WINDOW: u64 = 8 << 20;
+
 /// Unpacks one cluster of `len` bytes; `at` is where it is in the file, for errors.
 pub(super) fn unpack(kind: Compression, packed: &[u8], len: usize, at: u64) -> Result<Vec<u8>> {
     match kind {
         Compression::Deflate => inflate(packed, len, at),
-        Compression::Zstd => {
-            let fail = |source: Box<dyn std::error::Error + Send + Sync>| {
-                Error::from(Reason::Compressed { what: "a zstd cluster", at, source })
-            };
-            let mut out = vec![0; len];
-            let mut decoder =
-                ruzstd::decoding::StreamingDecoder::new(packed).map_err(|error| fail(error.into()))?;
-            decoder.read_exact(&mut out).map_err(|error| fail(error.into()))?;
-            Ok(out)
-        }
+        Compression::Zstd => unpack_zstd(packed, len, at),
     }
+}
+
+fn unpack_zstd(packed: &[u8], len: usize, at: u64) -> Result<Vec<u8>> {
+    let fail = |source: Box<dyn std::error::Error + Send + Sync>| {
+        Error::from(Reason::Compressed { what: "a zstd cluster", at, source })
+    };
+    if let Some(window) = zstd_window(packed).filter(|window| *window > MAX_ZSTD_WINDOW) {
+        return Err(Error::corrupt("the window of a zstd cluster", at, "at most 8 MiB", window));
+    }
+    let mut out = vec![0; len];
+    let mut decoder = ruzstd::decoding::StreamingDecoder::new(packed).map_err(|error| fail(error.into()))?;
+    decoder.read_exact(&mut out).map_err(|error| fail(error.into()))?;
+    Ok(out)
+}
+
+/// How far back the data of a zstd frame may refer, which is what has to be kept in memory (RFC 8878, 3.1.1.1);
+/// `None` where the frame is too short to say.
+fn zstd_window(packed: &[u8]) -> Option<u64> {
+    let descriptor = *packed.get(4)?;
+    let single_segment = descriptor & 0x20 != 0;
+    if !single_segment {
+        let window = *packed.get(5)?;
+        let base = 1u64 << (10 + (window >> 3));
+        return Some(base + base / 8 * u64::from(window & 7));
+    }
+    // The window is the content, whose size follows the id of a dictionary.
+    let start = 5 + [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let len = [1, 2, 4, 8][usize::from(descriptor >> 6)];
+    let size = packed.get(start..start + len)?;
+    let size = size.iter().rev().fold(0, |size, byte| size << 8 | u64::from(*byte));
+    Some(if len == 2 { size + 256 } else { size })
 }
 
 fn inflate(packed: &[u8], len: usize, at: u64) -> Result<Vec<u8>> {
@@ -114,6 +139,24 @@ mod tests {
         });
         let noise: Vec<u8> = noise.take(4096).collect();
         assert!(deflate(&noise).is_none());
+    }
+
+    #[test]
+    fn a_zstd_frame_cannot_ask_for_much_memory() {
+        // No single segment, a window of 2^41 bytes and more; then blocks that repeat one byte 131,072 times.
+        let mut bomb = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xff];
+        for _ in 0..1000 {
+            bomb.extend_from_slice(&[0x02, 0x00, 0x10, 7]);
+        }
+        let error = unpack(Compression::Zstd, &bomb, 65536, 512).unwrap_err();
+        assert_eq!(error.kind(), vmwright_disk::ErrorKind::Corrupt);
+        assert!(error.to_string().contains("window"), "{error}");
+        // The same content with a window of 128 KiB is a cluster like any other.
+        bomb[5] = 7 << 3;
+        assert_eq!(unpack(Compression::Zstd, &bomb, 65536, 512).unwrap(), vec![7; 65536]);
+        // As a single segment of 2^40 bytes.
+        let segment = [0x28, 0xb5, 0x2f, 0xfd, 0xe0, 0, 0, 0, 0, 0, 1, 0, 0];
+        assert_eq!(zstd_window(&segment), Some(1 << 40));
     }
 
     #[test]
