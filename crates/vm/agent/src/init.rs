@@ -191,6 +191,8 @@ fn mount_rest() {
 
 fn hand_over(init: &str) -> Result<std::convert::Infallible, Fatal> {
     move_mounts()?;
+    // The companion finds the new root as its working directory: its path ends when process 1 moves it.
+    std::env::set_current_dir(NEW_ROOT).map_err(fatal("cannot enter the root"))?;
     if sys::fork().map_err(fatal("cannot start the companion"))? == 0 {
         companion()
     }
@@ -211,7 +213,7 @@ fn init_environment() -> [(&'static str, &'static str); 2] {
 /// Lives on beside the guest's init, in the guest's root.
 fn companion() -> ! {
     sys::new_session();
-    let outcome = enter(NEW_ROOT).map_err(|failure| failure.error).and_then(|()| {
+    let outcome = enter(".").map_err(|failure| failure.error).and_then(|()| {
         release_console();
         mark_as_survivor()?;
         let channel = match Channel::port() {
