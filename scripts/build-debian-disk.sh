@@ -35,5 +35,8 @@ start=$((root_start + root_size))MiB, type=0657FD6D-A4AB-43C4-84E5-0933C84B4F4F,
 LAYOUT
 mke2fs -q -t ext4 -U "$root_uuid" -L debian-root -d "$work/root" \
     -E offset=$((root_start << 20)) "$work/disk.raw" "${root_size}M"
+truncate -s "${swap}M" "$work/swap"
+mkswap "$work/swap" > /dev/null
+dd if="$work/swap" of="$work/disk.raw" bs=1M seek=$((root_start + root_size)) conv=notrunc,sparse status=none
 qemu-img convert -f raw -O qcow2 "$work/disk.raw" "$work/disk.qcow2"
 mv "$work/disk.qcow2" "$disk"
