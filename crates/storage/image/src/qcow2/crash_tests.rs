@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use vmwright_disk::fault::{Fault, FaultDisk, Loss, VolatileDisk};
-use vmwright_disk::{Disk, MemDisk};
+use vmwright_disk::{Disk, HostFile, MemDisk};
 use vmwright_judges::{output, tool};
 
 use crate::{CreateOptions, Format, FormatChoice, Image, OpenOptions, Qcow2Options, create_on};
@@ -124,9 +124,10 @@ fn judge(bytes: Vec<u8>, model: &Model, about: &str) {
 }
 
 fn qemu_judges(bytes: &[u8], about: &str) {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), bytes).unwrap();
-    let output = output("qemu-img", ["check", "-f", "qcow2", file.path().to_str().unwrap()]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    HostFile::create(&path, bytes.len() as u64).unwrap().write_at(bytes, 0).unwrap();
+    let output = output("qemu-img", ["check", "-f", "qcow2", path.to_str().unwrap()]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(matches!(output.status.code(), Some(0 | 3)), "{about}: {text}");
 }
