@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
+use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
 use std::num::NonZeroU64;
 use std::os::unix::net::UnixStream;
@@ -14,7 +15,7 @@ use vmwright_agent_proto::{
     ByteBuf, Event, Exec, ExitStatus, Goodbye, Hello, Message, Mode, PORT_NAME, Put, Request as Ask, Session,
     Shutdown, StreamId,
 };
-use vmwright_boot::{Bus, Request, RootDevice, Source, Then, prepare_in};
+use vmwright_boot::{Bus, Request, RootDevice, Source, Then, prepare, prepare_in};
 
 /// Far more than a boot takes, even emulated on a busy host.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -23,6 +24,20 @@ const PATIENCE: Duration = Duration::from_secs(180);
 struct Debian {
     tree: PathBuf,
     image: PathBuf,
+}
+
+impl Debian {
+    fn kernel(&self) -> PathBuf {
+        let files = std::fs::read_dir(self.tree.join("boot")).unwrap().flatten().map(|entry| entry.path());
+        let is_kernel = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("vmlinuz-");
+        files.filter(is_kernel).max().unwrap()
+    }
+
+    /// The folder of that kernel's modules.
+    fn modules(&self) -> PathBuf {
+        let release = self.kernel().file_name().unwrap().to_str().unwrap()["vmlinuz-".len()..].to_owned();
+        self.tree.join("usr/lib/modules").join(release)
+    }
 }
 
 /// Unpacks the Debian that the demo makes, once.
@@ -63,12 +78,7 @@ struct Machine {
 impl Machine {
     fn boot(debian: &Debian, bus: Bus, root: RootDevice, then: Then) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let only = |path: PathBuf| std::fs::read_dir(path).unwrap().next().unwrap().unwrap().path();
-        let kernels =
-            std::fs::read_dir(debian.tree.join("boot")).unwrap().flatten().map(|entry| entry.path());
-        let is_kernel = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("vmlinuz-");
-        let image = kernels.filter(is_kernel).last().unwrap();
-        let modules = only(debian.tree.join("usr/lib/modules"));
+        let (image, modules) = (debian.kernel(), debian.modules());
         let source = Source::Files { image: &image, modules: Some(&modules) };
         let request = Request {
             bus,
@@ -293,6 +303,53 @@ fn in_companion_mode_the_agent_stays_beside_systemd() {
     let (status, console) = machine.shut_down();
     assert!(status.success(), "{console}");
     assert!(!console.contains("Kernel panic"), "{console}");
+}
+
+#[test]
+fn a_package_gives_the_same_boot_as_the_disk_it_was_installed_on() {
+    vmwright_judges::need!("dpkg-deb", "cp");
+    let debian = need_debian!();
+    let (image, modules) = (debian.kernel(), debian.modules());
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    let below = |path: &Path| tree.join(path.strip_prefix(&debian.tree).unwrap());
+    let copy = |path: &Path| {
+        std::fs::create_dir_all(below(path).parent().unwrap()).unwrap();
+        vmwright_judges::run("cp", ["-a", path.to_str().unwrap(), below(path).to_str().unwrap()]);
+    };
+    copy(&image);
+    // As in a package before its installation, there is no modules.dep.
+    for part in ["modules.builtin", "kernel/drivers/virtio", "kernel/drivers/block", "kernel/drivers/char"] {
+        copy(&modules.join(part));
+    }
+    std::fs::create_dir(tree.join("DEBIAN")).unwrap();
+    let control = "Package: linux\nVersion: 1\nArchitecture: amd64\nMaintainer: a <a@b.c>\nDescription: x\n";
+    std::fs::write(tree.join("DEBIAN/control"), control).unwrap();
+    let request = Request {
+        bus: Bus::Pci,
+        root: serial(),
+        fs_type: "ext4".into(),
+        options: String::new(),
+        read_only: true,
+        then: Then::Serve,
+        cmdline: String::new(),
+    };
+    let installed = prepare(Source::Files { image: &image, modules: Some(&modules) }, &request).unwrap();
+    for packing in ["-Zxz", "-Zzstd", "-Zgzip", "-Znone"] {
+        let deb = dir.path().join("linux.deb");
+        let (tree, deb_text) = (tree.to_str().unwrap(), deb.to_str().unwrap());
+        vmwright_judges::run("dpkg-deb", ["--build", packing, "-z1", "--root-owner-group", tree, deb_text]);
+        let packed = prepare(Source::Package(&deb), &request).unwrap();
+        assert!(packed.kernel == installed.kernel, "{packing}: another kernel");
+        // The orders may differ where both are right; the modules, and so the sizes, may not.
+        let names = |archive: &[u8]| -> BTreeSet<String> {
+            let text = String::from_utf8_lossy(archive);
+            let names = text.match_indices("modules/").filter_map(|(at, _)| text[at..].split_once(".ko"));
+            names.map(|(name, _)| name.to_owned()).collect()
+        };
+        assert_eq!(names(&packed.initramfs), names(&installed.initramfs), "{packing}");
+        assert_eq!(packed.initramfs.len(), installed.initramfs.len(), "{packing}");
+    }
 }
 
 fn uuid_of(image: &Path) -> String {
