@@ -195,6 +195,30 @@ impl Ext4 {
         Ok(())
     }
 
+    /// Takes a block by its number if it is free; answers whether it was.
+    pub(crate) fn claim_block(&mut self, block: u64) -> Result<bool> {
+        let (group, index) = self.superblock.group_of_block(block)?;
+        let at = self.block_bitmap(group)?;
+        let free = !bitmap::is_set(&self.cache.read(at)?, index);
+        if free {
+            self.take_blocks(group, index, 1)?;
+        }
+        Ok(free)
+    }
+
+    /// Takes an inode by its number if it is free; answers whether it was.
+    pub(crate) fn claim_inode(&mut self, number: u32, directory: bool) -> Result<bool> {
+        self.inode_location(number)?;
+        let per_group = self.superblock.inodes_per_group;
+        let (group, index) = ((number - 1) / per_group, (number - 1) % per_group);
+        let at = self.inode_bitmap(group)?;
+        let free = !bitmap::is_set(&self.cache.read(at)?, index);
+        if free {
+            self.take_inode(group, index, directory)?;
+        }
+        Ok(free)
+    }
+
     /// Gives blocks back.
     pub(crate) fn free_blocks(&mut self, start: u64, len: u64) -> Result<()> {
         self.cache.forget(start, len);

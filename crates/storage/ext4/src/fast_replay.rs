@@ -1,13 +1,258 @@
 //! Applying fast commits: changes to files that the journal describes instead of holding their blocks.
+//!
+//! Blocks that the changes map are taken first, so that nothing else is put there meanwhile; what no file
+//! maps in the end is given back. Directories are changed by name, never by the blocks they had.
 
-use crate::error::{Error, Result};
+use std::collections::{BTreeSet, HashSet};
+
+use crate::error::{Error, Place, Result};
+use crate::extents::Extent;
+use crate::inode::{self, Inode, flags};
 use crate::journal::FastCommit;
+use crate::mapping::{Run, RunPlace};
 use crate::volume::Ext4;
 
+/// The most blocks that fast commits map together: 4 GiB with blocks of 4 KiB.
+const MAX_BLOCKS: u64 = 1 << 20;
+
 /// Applies changes in their order, in memory where the volume is open for reading.
-pub(crate) fn apply(_volume: &mut Ext4, changes: &[FastCommit]) -> Result<()> {
-    match changes {
-        [] => Ok(()),
-        _ => Err(Error::unsupported("a journal with fast commits")),
+pub(crate) fn apply(volume: &mut Ext4, changes: &[FastCommit]) -> Result<()> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let mut replay =
+        Replay { volume, mapped: HashSet::new(), spare: BTreeSet::new(), touched: BTreeSet::new() };
+    replay.take_blocks(changes)?;
+    for change in changes {
+        replay.one(change)?;
+    }
+    replay.finish()
+}
+
+struct Replay<'a> {
+    volume: &'a mut Ext4,
+    /// All blocks that any change maps.
+    mapped: HashSet<u64>,
+    /// Those among them that were free and that no file maps so far.
+    spare: BTreeSet<u64>,
+    /// Inodes that may have lost their last name.
+    touched: BTreeSet<u32>,
+}
+
+impl Replay<'_> {
+    fn take_blocks(&mut self, changes: &[FastCommit]) -> Result<()> {
+        let mut total = 0;
+        for change in changes {
+            let FastCommit::AddRange { inode, physical, len, .. } = change else { continue };
+            let end = physical.saturating_add((*len).into());
+            if *len == 0
+                || !self.volume.superblock.is_valid_block(*physical)
+                || end > self.volume.superblock.blocks
+            {
+                let place = Place::Inode((*inode).into());
+                return Err(Error::corrupt(place, "a fast commit maps blocks outside the volume"));
+            }
+            total += u64::from(*len);
+            if total > MAX_BLOCKS {
+                return Err(Error::unsupported("fast commits of more blocks than can be handled"));
+            }
+            for block in *physical..end {
+                self.mapped.insert(block);
+                self.take_again(block)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a block that a change maps, if it is free.
+    fn take_again(&mut self, block: u64) -> Result<()> {
+        if self.mapped.contains(&block) && self.volume.claim_block(block)? {
+            self.spare.insert(block);
+        }
+        Ok(())
+    }
+
+    fn one(&mut self, change: &FastCommit) -> Result<()> {
+        match change {
+            FastCommit::AddRange { inode, logical, physical, len, unwritten } => {
+                let extent = Extent { logical: *logical, len: *len, start: *physical, unwritten: *unwritten };
+                self.add_range(*inode, extent)
+            }
+            FastCommit::DelRange { inode, logical, len } => {
+                let mut inode = self.volume.any_inode(*inode)?;
+                if inode.is_directory() {
+                    return Ok(());
+                }
+                let start = u64::from(*logical);
+                self.unmap(&mut inode, start..start + u64::from(*len))?;
+                self.volume.put_inode(&inode)
+            }
+            FastCommit::Create { parent, inode, name } => self.name(*parent, *inode, name, true),
+            FastCommit::Link { parent, inode, name } => self.name(*parent, *inode, name, false),
+            FastCommit::Unlink { parent, inode, name } => self.unlink(*parent, *inode, name),
+            FastCommit::Inode { inode, raw } => self.fields(*inode, raw),
+        }
+    }
+
+    fn unmap(&mut self, inode: &mut Inode, range: std::ops::Range<u64>) -> Result<()> {
+        let (mut at, mut freed) = (range.start, Vec::new());
+        while at < range.end {
+            let run = self.volume.run_at(inode, at)?;
+            let len = run.len.min(range.end - at);
+            freed.extend(run.start().map(|start| start..start + len));
+            at += len;
+        }
+        self.volume.unmap(inode, range)?;
+        freed.into_iter().flatten().try_for_each(|block| self.take_again(block))
+    }
+
+    fn add_range(&mut self, number: u32, extent: Extent) -> Result<()> {
+        let mut inode = self.volume.any_inode(number)?;
+        if inode.is_directory() && inode.size > 0 {
+            return Ok(());
+        }
+        if !inode.has_flag(flags::EXTENTS) {
+            return Err(Error::corrupt(
+                Place::Inode(number.into()),
+                "a fast commit maps a file without extents",
+            ));
+        }
+        let mut at = u64::from(extent.logical);
+        while at < extent.end() {
+            let run = self.volume.run_at(&inode, at)?;
+            let len = run.len.min(extent.end() - at);
+            self.add_part(&mut inode, Run { len, ..run }, extent.part(at..at + len))?;
+            at += len;
+        }
+        self.volume.put_inode(&inode)
+    }
+
+    /// Makes one run of a file what the change says of it.
+    fn add_part(&mut self, inode: &mut Inode, run: Run, part: Extent) -> Result<()> {
+        let range = u64::from(part.logical)..part.end();
+        match (run.place, part.unwritten) {
+            (RunPlace::Written(start), false) | (RunPlace::Unwritten(start), true) if start == part.start => {
+                return Ok(());
+            }
+            (RunPlace::Unwritten(start), false) if start == part.start => {
+                return self.volume.mark_written(inode, range);
+            }
+            (RunPlace::Hole, _) => {}
+            _ => self.unmap(inode, range)?,
+        }
+        self.volume.insert_extent(inode, part)?;
+        inode.sectors += u64::from(part.len) * (self.volume.block_size() / 512);
+        (part.start..part.start + u64::from(part.len)).for_each(|block| {
+            self.spare.remove(&block);
+        });
+        Ok(())
+    }
+
+    /// Takes over the fields of an inode; where its content is stays as it is.
+    fn fields(&mut self, number: u32, raw: &[u8]) -> Result<()> {
+        let size = usize::from(self.volume.superblock.inode_size);
+        let mut record = vec![0; size];
+        let len = raw.len().min(size);
+        record[..len].copy_from_slice(&raw[..len]);
+        let mut new = Inode::parse_unsealed(&self.volume.superblock, number, record)?;
+        let fresh = self.volume.claim_inode(number, new.is_directory())?;
+        let in_blocks = new.has_flag(flags::EXTENTS);
+        if fresh {
+            new.sectors = 0;
+            if in_blocks {
+                self.volume.start_map(&mut new);
+            }
+            if new.is_directory() {
+                new.size = 0;
+            }
+        } else {
+            let old = self.volume.any_inode(number)?;
+            new.sectors = old.sectors;
+            if in_blocks || old.is_directory() {
+                new.block = old.block;
+            }
+            if old.is_directory() {
+                (new.size, new.flags) = (old.size, old.flags);
+            }
+        }
+        self.touched.insert(number);
+        self.volume.put_inode(&new)
+    }
+
+    fn name(&mut self, parent: u32, number: u32, name: &[u8], create: bool) -> Result<()> {
+        let mut inode = self.volume.any_inode(number)?;
+        if create && inode.is_directory() && inode.size == 0 {
+            self.first_block(&mut inode, parent)?;
+        }
+        let dir = self.volume.directory(parent)?;
+        if self.volume.find_name(&dir, name)?.is_some() {
+            return Ok(());
+        }
+        let file_type = inode::entry_type(inode.file_type);
+        self.volume.change_names(dir, |names, blocks| names.add(blocks, name, number, file_type))?;
+        if create && inode.is_directory() {
+            self.volume.count_subdirectory(parent, true)?;
+        }
+        inode.links = match create {
+            true => {
+                if inode.is_directory() {
+                    2
+                } else {
+                    1
+                }
+            }
+            false => inode.links.saturating_add(1),
+        };
+        self.volume.put_inode(&inode)
+    }
+
+    /// Gives a new directory `.` and `..`.
+    fn first_block(&mut self, inode: &mut Inode, parent: u32) -> Result<()> {
+        let size = self.volume.superblock.block_size as usize;
+        let block = self.volume.directory_format(inode).first_block(size, inode.number, parent);
+        match self.volume.run_at(inode, 0)?.place {
+            RunPlace::Hole => self.volume.add_first_block(inode, block)?,
+            RunPlace::Written(start) | RunPlace::Unwritten(start) => {
+                self.volume.mark_written(inode, 0..1)?;
+                self.volume.cache.put(start, block)?;
+                inode.size = size as u64;
+            }
+        }
+        self.volume.put_inode(inode)
+    }
+
+    fn unlink(&mut self, parent: u32, number: u32, name: &[u8]) -> Result<()> {
+        let dir = self.volume.directory(parent)?;
+        if self.volume.find_name(&dir, name)?.is_none_or(|found| found.inode != number) {
+            return Ok(());
+        }
+        self.volume.change_names(dir, |names, blocks| names.remove(blocks, name))?;
+        let mut inode = self.volume.any_inode(number)?;
+        if inode.is_directory() {
+            self.volume.count_subdirectory(parent, false)?;
+        }
+        // A directory has only one name.
+        inode.links = if inode.is_directory() { 0 } else { inode.links.saturating_sub(1) };
+        // What follows may make another of the same number.
+        if inode.links == 0 { self.remove(inode) } else { self.volume.put_inode(&inode) }
+    }
+
+    fn remove(&mut self, mut inode: Inode) -> Result<()> {
+        if inode.has_blocks(&self.volume.superblock) {
+            self.unmap(&mut inode, 0..u64::from(u32::MAX) + 1)?;
+        }
+        self.touched.remove(&inode.number);
+        self.volume.remove_inode(inode)
+    }
+
+    /// Removes inodes without names and gives back blocks that no file maps.
+    fn finish(mut self) -> Result<()> {
+        for number in std::mem::take(&mut self.touched) {
+            let inode = self.volume.any_inode(number)?;
+            if inode.links == 0 {
+                self.remove(inode)?;
+            }
+        }
+        self.spare.into_iter().try_for_each(|block| self.volume.free_blocks(block, 1))
     }
 }

@@ -70,6 +70,13 @@ impl Groups {
         self.groups.len() as u32
     }
 
+    /// Sums up what is free; kernels bring the superblock's counts up to date only now and then.
+    pub(crate) fn count_free(&self, superblock: &mut Superblock) {
+        superblock.free_blocks = self.groups.iter().map(|group| u64::from(group.free_blocks)).sum();
+        // Bounded by the number of inodes, which has 32 bits.
+        superblock.free_inodes = self.groups.iter().map(|group| group.free_inodes).sum();
+    }
+
     /// A group by its number.
     pub(crate) fn get(&self, number: u32) -> Result<&Group> {
         let group = self.groups.get(number as usize);

@@ -46,7 +46,7 @@ impl Ext4 {
     }
 
     /// Changes the names of a directory and stamps it.
-    fn change_names<T>(
+    pub(crate) fn change_names<T>(
         &mut self,
         mut dir: Inode,
         change: impl FnOnce(&Directory<'_>, &mut dyn DirBlocksMut) -> Result<T>,
@@ -101,7 +101,7 @@ impl Ext4 {
     }
 
     /// Counts a directory's own directories; beyond the limit they are no longer counted, which one stands for.
-    fn count_subdirectory(&mut self, dir: u32, more: bool) -> Result<()> {
+    pub(crate) fn count_subdirectory(&mut self, dir: u32, more: bool) -> Result<()> {
         let mut dir = self.directory(dir)?;
         dir.links = match (dir.links, more) {
             (1, _) => 1,

@@ -100,6 +100,7 @@ impl Ext4 {
         }
         self.superblock = superblock;
         self.groups = Groups::read(&self.cache, &self.superblock)?;
+        self.groups.count_free(&mut self.superblock);
         Ok(())
     }
 

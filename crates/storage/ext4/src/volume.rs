@@ -92,6 +92,8 @@ impl Ext4 {
         let Superblock { block_size, blocks, .. } = superblock;
         let cache = BlockCache::new(disk, block_size, blocks, options.metadata_cache, options.write);
         let groups = Groups::read(&cache, &superblock)?;
+        let mut superblock = superblock;
+        groups.count_free(&mut superblock);
         let group_states = vec![GroupState::default(); superblock.groups as usize];
         let now = Timestamp { seconds: superblock.last_used(), nanoseconds: 0 };
         Ok(Self { cache, superblock, groups, group_states, now, writable: options.write, changed: false })

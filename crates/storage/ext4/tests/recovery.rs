@@ -122,3 +122,62 @@ fn edit(path: &Path, name: &[u8], look: impl Fn(&Ext4)) {
     volume.write_at(inode, b"edited", 0).unwrap();
     volume.sync().unwrap();
 }
+
+/// Lets the kernel make each change durable by a fast commit of its own, and copies the volume.
+fn crashed_after_fast_commits(image: &Path, copy: &Path) {
+    let mount = Mount::new(image, "rw,commit=100");
+    let at = |name: &str| mount.path().join(name);
+    let sync = |name: &str| std::fs::File::open(at(name)).unwrap().sync_all().unwrap();
+    std::fs::write(at("old"), [1; 5000]).unwrap();
+    std::fs::write(at("gone"), [2; 9000]).unwrap();
+    run("sync", ["-f".as_ref(), mount.path().as_os_str()]);
+    std::fs::write(at("new"), [3; 9000]).unwrap();
+    sync("new");
+    let mut old = std::fs::File::options().append(true).open(at("old")).unwrap();
+    old.write_all(&[4; 70_000]).unwrap();
+    old.sync_all().unwrap();
+    std::fs::hard_link(at("old"), at("linked")).unwrap();
+    sync("old");
+    std::fs::File::options().write(true).open(at("new")).unwrap().set_len(3000).unwrap();
+    sync("new");
+    std::fs::remove_file(at("gone")).unwrap();
+    std::fs::create_dir(at("dir")).unwrap();
+    std::fs::write(at("dir/inside"), [5; 6000]).unwrap();
+    sync("dir/inside");
+    std::fs::copy(image, copy).unwrap();
+}
+
+#[test]
+fn fast_commits_are_seen_and_finished() {
+    need!("mke2fs", "e2fsck", "sync");
+    if !can_mount() {
+        skip!("mounting is not possible");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let image = make(dir.path(), &["-t", "ext4", "-O", "fast_commit", "-J", "size=8"]);
+    let copy = dir.path().join("copy");
+    crashed_after_fast_commits(&image, &copy);
+    let look = |volume: &Ext4| {
+        let root = volume.root();
+        let read = |dir, name: &[u8]| content(volume, volume.lookup(dir, name).unwrap());
+        let old = [vec![1; 5000], vec![4; 70_000]].concat();
+        assert!(read(root, b"old") == old && read(root, b"linked") == old);
+        assert!(read(root, b"new") == [3; 3000]);
+        assert!(volume.lookup(root, b"gone").is_err());
+        let dir = volume.lookup(root, b"dir").unwrap();
+        assert!(read(dir, b"inside") == [5; 6000]);
+        assert_eq!(volume.metadata(dir).unwrap().links, 2);
+        assert_eq!(volume.metadata(volume.lookup(root, b"old").unwrap()).unwrap().links, 2);
+    };
+    let before = std::fs::read(&copy).unwrap();
+    {
+        let disk = Arc::new(HostFile::open(&copy, true).unwrap());
+        look(&Ext4::open(disk, Options::default()).unwrap());
+    }
+    assert!(std::fs::read(&copy).unwrap() == before, "reading changed the disk");
+    edit(&copy, b"ours", look);
+    e2fsck(&copy);
+    let mount = Mount::new(&copy, "rw");
+    assert_eq!(std::fs::read(mount.path().join("ours")).unwrap(), b"edited");
+    assert_eq!(std::fs::read(mount.path().join("dir/inside")).unwrap(), [5; 6000]);
+}
