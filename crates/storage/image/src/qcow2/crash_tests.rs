@@ -172,7 +172,7 @@ fn crash_everywhere(bytes: &[u8], samples: u64) {
 fn crash_after_flush_data_survives() {
     let torture = std::env::var_os("VMWRIGHT_TORTURE").is_some();
     for refcount_bits in if torture { vec![1, 2, 4, 8, 16, 32, 64] } else { vec![64] } {
-        crash_everywhere(&empty(refcount_bits), if torture { 200 } else { 4 });
+        crash_everywhere(&empty(refcount_bits), if torture { 40 } else { 4 });
     }
 }
 
