@@ -166,3 +166,80 @@ fn a_torn_last_transaction_is_dropped() {
     assert!(!read.contains_key(&b"/last"[..]), "the dropped transaction made this file");
     recovers_like_the_kernel(&dirty, "torn");
 }
+
+/// Changes that are each made durable by a fast commit.
+fn quick(top: &Path) -> Vec<File> {
+    let dir = top.join("quick");
+    std::fs::create_dir(&dir).unwrap();
+    let grows = File::create(dir.join("grows")).unwrap();
+    for name in ["cut", "punched", "removed", "renamed", "moved", "linked", "overwritten"] {
+        std::fs::write(dir.join(name), noise(1, 50_000)).unwrap();
+    }
+    // A full commit, so that what follows can be a fast one.
+    rustix::fs::syncfs(&grows).unwrap();
+    let durable = |name: &str| {
+        let file =
+            File::options().read(true).write(true).create(true).truncate(false).open(dir.join(name)).unwrap();
+        file.sync_all().unwrap();
+        file
+    };
+    for round in 0..5 {
+        grows.write_all_at(&noise(round, 9000), round * 30_000).unwrap();
+        grows.sync_all().unwrap();
+        durable(&format!("new-{round}")).write_all_at(&noise(round, 5000), 0).unwrap();
+        durable(&format!("new-{round}"));
+    }
+    durable("cut").set_len(10_000).unwrap();
+    durable("cut");
+    durable("overwritten").write_all_at(&noise(9, 20_000), 40_000).unwrap();
+    durable("overwritten");
+    std::fs::remove_file(dir.join("removed")).unwrap();
+    std::fs::rename(dir.join("renamed"), dir.join("other name")).unwrap();
+    std::fs::rename(dir.join("moved"), top.join("moved")).unwrap();
+    std::fs::hard_link(dir.join("linked"), dir.join("linked again")).unwrap();
+    std::fs::create_dir(dir.join("subdirectory")).unwrap();
+    std::fs::write(dir.join("subdirectory/file"), noise(4, 3000)).unwrap();
+    durable("linked");
+    Vec::new()
+}
+
+#[test]
+fn fast_commits_are_followed_and_replayed_as_the_kernel_does() {
+    need!("mke2fs", "e2fsck", "debugfs");
+    if !can_mount() {
+        skip!("mounting is not allowed here");
+    }
+    let dirty = caught("fast_commit", "commit=300", quick);
+    let log = ["-R".as_ref(), "logdump -a".as_ref(), dirty.path().as_os_str()];
+    let log = vmwright_judges::run("debugfs", log);
+    assert!(log.contains("tag TAIL"), "the kernel made no fast commits: {log}");
+    let before = std::fs::read(dirty.path()).unwrap();
+    let read = settled(tree::of_ours(&dirty.open()));
+    assert!(std::fs::read(dirty.path()).unwrap() == before, "reading changed the image");
+    let recovered = dirty.copy();
+    let kernel = settled(tree::of_kernel(Mount::new(recovered.path(), "noatime").path()));
+    tree::assert_equal(&read, &kernel, "read");
+    let mut volume = Ext4::open(dirty.disk(false), Options::writable()).unwrap();
+    volume.sync().unwrap();
+    tree::assert_equal(&settled(tree::of_ours(&volume)), &kernel, "opened for writing");
+    drop(volume);
+    dirty.assert_sound("after fast commits");
+    for _ in 0..2 {
+        let mount = Mount::new(dirty.path(), "noatime");
+        tree::assert_equal(&read, &settled(tree::of_kernel(mount.path())), "by the kernel");
+    }
+    dirty.assert_sound("after the kernel mounted it");
+}
+
+/// A tree without what the kernel's own replay of fast commits gets wrong: times of directories become those of
+/// the mount, and a new directory's links and space are not counted, which e2fsck would put right.
+fn settled(mut tree: tree::Tree) -> tree::Tree {
+    for node in tree.values_mut() {
+        if node.file_type == vmwright_vfs::FileType::Directory {
+            (node.links, node.allocated) = (0, 0);
+            (node.accessed, node.modified) = ((0, 0), (0, 0));
+        }
+        node.changed = (0, 0);
+    }
+    tree
+}
