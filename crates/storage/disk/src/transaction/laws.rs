@@ -254,13 +254,13 @@ fn files_with_their_redo_elsewhere_agree_after_every_crash() {
 
 #[test]
 fn a_crash_during_recovery_loses_nothing() {
-    Scenario::one_file().crash_in_recovery(torture() / 4);
-    Scenario::shrinking_file().crash_in_recovery(torture() / 4);
+    Scenario::one_file().crash_in_recovery(torture().div_ceil(40) + 2);
+    Scenario::shrinking_file().crash_in_recovery(torture().div_ceil(40) + 2);
 }
 
 #[test]
 fn a_crash_during_recovery_of_three_files_loses_nothing() {
-    Scenario::three_files().crash_in_recovery(torture() / 12);
+    Scenario::three_files().crash_in_recovery(torture().div_ceil(200) + 1);
 }
 
 #[test]
