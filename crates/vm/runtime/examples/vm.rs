@@ -4,6 +4,7 @@
 //! vm HOME create NAME DISK AGENT     a fake machine, played by the program AGENT
 //! vm HOME start|stop|delete NAME
 //! vm HOME run DISK AGENT             boots, says so, and waits to be killed or for its input to end
+//! vm --listen-unix SOCKET            is an agent that sends nothing but nonsense, as fast as it can
 //! ```
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
@@ -33,6 +34,9 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &[&str]) -> Result<()> {
+    if let ["--listen-unix", socket] = args {
+        return babble(socket);
+    }
     let home = args.first().copied().unwrap_or_default();
     let runtime = Runtime::open(Options { binary: std::env::current_exe().ok(), ..Options::new(home) })?;
     match args.get(1..).unwrap_or_default() {
@@ -55,6 +59,17 @@ fn run(args: &[&str]) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Answers every connection with bytes that are no protocol, without an end.
+fn babble(socket: &str) -> Result<()> {
+    let Ok(listener) = std::os::unix::net::UnixListener::bind(socket) else { return Ok(()) };
+    let nonsense: Vec<u8> =
+        (0..65_536u32).map(|index| (index.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    for mut stream in listener.incoming().flatten() {
+        while stream.write_all(&nonsense).is_ok() {}
+    }
+    Ok(())
 }
 
 fn vm(name: &str) -> Result<VmName> {

@@ -128,7 +128,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("base.img");
         let vm: VmName = "a".parse().unwrap();
-        let changes: [(&str, fn(&Path)); 3] = [
+        type Change = fn(&Path);
+        let changes: [(&str, Change); 3] = [
             ("length", |path| std::fs::write(path, b"longer than before").unwrap()),
             ("inode", |path| {
                 let copy = path.with_extension("copy");

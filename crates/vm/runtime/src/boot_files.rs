@@ -16,6 +16,7 @@ use vmwright_vmm::{Boot, Profile};
 use crate::base::FileIdentity;
 use crate::config::{AgentMode, BackendChoice, DiskMode, VmConfig};
 use crate::layout::{self, VmDir};
+use crate::lock::FileLock;
 use crate::runtime::Runtime;
 use crate::{Error, Result, disks, record};
 
@@ -25,6 +26,8 @@ pub(crate) const ROOT_SERIAL: &str = "root";
 const VERSION: u32 = 1;
 /// How many files are kept; a kernel and an initramfs take some tens of megabytes.
 const KEPT: usize = 32;
+/// How long to wait for others who are looking for theirs.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// A file younger than this may be somebody's who is about to use it.
 const YOUNG: Duration = Duration::from_secs(3600);
 
@@ -61,17 +64,24 @@ impl BootFiles {
         };
         let cache = runtime.home().boot_cache();
         let answer = cache.join(format!("{}.json", key(config, bus)?));
-        // What cannot be read is found anew.
-        if let Ok(Some(known)) = record::read::<Self>(&answer)
-            && known.kernel.is_file()
-            && known.initramfs.is_file()
-        {
+        if let Some(known) = Self::known(&answer) {
+            return Ok(Some(known));
+        }
+        // One at a time: several starts from one image would all unpack the same kernel, under the same name.
+        let _alone = FileLock::exclusive(&cache.with_extension("lock"), Some(PATIENCE))?;
+        if let Some(known) = Self::known(&answer) {
             return Ok(Some(known));
         }
         let found = find(&cache, config, bus)?;
         record::write(&answer, &found)?;
         forget(&cache).map_err(|source| Error::host("tidy up", &cache, source))?;
         Ok(Some(found))
+    }
+
+    /// What was found before, where it is still there; what cannot be read is found anew.
+    fn known(answer: &Path) -> Option<Self> {
+        let known: Self = record::read(answer).ok()??;
+        (known.kernel.is_file() && known.initramfs.is_file()).then_some(known)
     }
 
     /// Puts the files into the VM's directory, where nobody tidies up while it runs.

@@ -65,9 +65,11 @@ fn canonical(path: &Path) -> Result<std::path::PathBuf> {
     path.canonicalize().map_err(|source| Error::host("find", path, source))
 }
 
-/// What an image's header says: its format, and the name and format of what lies beneath it.
-#[allow(clippy::type_complexity)]
-fn link(path: &Path, choice: FormatChoice) -> Result<(DiskFormat, Option<(String, FormatChoice)>)> {
+/// The name of what lies beneath an image, and how its format is decided.
+type Beneath = (String, FormatChoice);
+
+/// What an image's header says: its format and what lies beneath it.
+fn link(path: &Path, choice: FormatChoice) -> Result<(DiskFormat, Option<Beneath>)> {
     let file = HostFile::open(path, true).map_err(disk)?;
     let info = vmwright_image::describe(&file, choice).map_err(image)?;
     let format = vmm_format(info.format)?;

@@ -174,8 +174,7 @@ impl Runtime {
                 }
                 (Report::Failed(failure), _) => {
                     self.wait_unlocked(name, Duration::from_secs(10))?;
-                    // Whatever its probe said, this guest does not run on KVM here; once is enough to know.
-                    if failure.silent && engine == Engine::Kvm && plan.may_fall_back {
+                    if falls_back(&failure, engine, plan.may_fall_back) {
                         notices.push(format!("{name}: on KVM {}; started without it", failure.message));
                         plan.may_fall_back = false;
                         plan.spec.machine.accelerator = Accelerator::Tcg;
@@ -280,6 +279,14 @@ impl Runtime {
     }
 }
 
+/// Whether a start that failed is tried once more without KVM.
+///
+/// Whatever its probe said, a guest that never answers may not run on this host's KVM; where the user left
+/// the engine open, one failure is enough to take the other.
+fn falls_back(failure: &StartFailure, engine: Engine, is_open: bool) -> bool {
+    failure.silent && engine == Engine::Kvm && is_open
+}
+
 fn is_program(path: &Path) -> bool {
     path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
 }
@@ -306,4 +313,18 @@ fn last_lines(dir: &VmDir) -> io::Result<Vec<String>> {
         text.lines().map(|line| line.trim_end().replace(|c: char| c.is_control() && c != '\t', "\u{FFFD}"));
     let lines: Vec<String> = lines.filter(|line| !line.is_empty()).collect();
     Ok(lines[lines.len().saturating_sub(CONSOLE_LINES)..].to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_silent_guest_on_kvm_that_nobody_asked_for_is_tried_without_it() {
+        let failure = |silent| StartFailure { silent, message: String::new() };
+        assert!(falls_back(&failure(true), Engine::Kvm, true));
+        assert!(!falls_back(&failure(true), Engine::Kvm, false));
+        assert!(!falls_back(&failure(true), Engine::Tcg, true));
+        assert!(!falls_back(&failure(false), Engine::Kvm, true));
+    }
 }

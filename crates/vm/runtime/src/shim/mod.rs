@@ -164,10 +164,8 @@ async fn supervise(launch: Launch, dir: VmDir, control: OwnedFd) -> Result<()> {
     fault::point("shim.noted");
     let entered = cgroup.filter(|group| cgroup::enter(group));
     let ended = match prepare(&shared) {
-        // A command that died before this point left an operation whose undoing may have missed this process.
-        Ok(()) if supervisor::is_abandoned(&mut control).await.map_err(setup)? => None,
-        Ok(()) => Some(Ok(serve(&shared, &mut received, &mut control).await)),
-        Err(error) => Some(Err(error)),
+        Ok(()) => serve(&shared, &mut received, &mut control).await,
+        Err(error) => not_begun(&shared, chain(&error)),
     };
     clean_up(&shared, ended, entered.as_deref()).await
 }
@@ -240,18 +238,22 @@ async fn serve(shared: &Rc<Shared>, orders: &mut mpsc::Receiver<Order>, control:
     spawn_local(reap(shared.clone()));
     match vmwright_vmm::admit(&shared.launch.spec, &shared.launch.capabilities) {
         Ok(admitted) => supervisor::run(shared, &*backend, &admitted, orders, control).await,
-        Err(refusals) => {
-            let exit = exit_record(shared, ExitCause::StartFailed, refusals.to_string());
-            let failure = StartFailure { silent: false, message: refusals.to_string() };
-            Ended { exit, failure: Some(failure) }
-        }
+        Err(refusals) => not_begun(shared, refusals.to_string()),
     }
 }
 
-fn exit_record(shared: &Shared, cause: ExitCause, detail: String) -> ExitRecord {
-    let run = shared.launch.run.clone();
-    let (goodbye, detail) = (false, Some(detail));
-    ExitRecord { version: RECORD_VERSION, run, cause, vmm: None, goodbye, detail, at: now() }
+/// The end of a VM whose monitor was never started.
+fn not_begun(shared: &Shared, message: String) -> Ended {
+    let exit = ExitRecord {
+        version: RECORD_VERSION,
+        run: shared.launch.run.clone(),
+        cause: ExitCause::StartFailed,
+        vmm: None,
+        goodbye: false,
+        detail: Some(message.clone()),
+        at: now(),
+    };
+    Ended { exit, failure: Some(StartFailure { silent: false, message }) }
 }
 
 /// A signal to end is an order to stop; a host that shuts down sends one.
@@ -296,16 +298,7 @@ fn wait_for(pid: u32) {
 }
 
 /// Takes everything down in the reverse order of its making; the record of it goes last.
-async fn clean_up(shared: &Rc<Shared>, ended: Option<Result<Ended>>, entered: Option<&Path>) -> Result<()> {
-    let ended = match ended {
-        Some(Ok(ended)) => Some(ended),
-        Some(Err(error)) => {
-            let message = chain(&error);
-            let exit = exit_record(shared, ExitCause::StartFailed, message.clone());
-            Some(Ended { exit, failure: Some(StartFailure { silent: false, message }) })
-        }
-        None => None,
-    };
+async fn clean_up(shared: &Rc<Shared>, ended: Ended, entered: Option<&Path>) -> Result<()> {
     for pid in orphans() {
         let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
         if let Some(pid) = pid {
@@ -315,11 +308,9 @@ async fn clean_up(shared: &Rc<Shared>, ended: Option<Result<Ended>>, entered: Op
         }
     }
     fault::point("shim.ended");
-    if let Some(ended) = &ended {
-        shared.log.line(&format!("ended: {:?}", ended.exit));
-        record::write(&shared.dir.exit(), &ended.exit)?;
-        fault::point("shim.exit-written");
-    }
+    shared.log.line(&format!("ended: {:?}", ended.exit));
+    record::write(&shared.dir.exit(), &ended.exit)?;
+    fault::point("shim.exit-written");
     layout::remove_dir(shared.dir.sockets())?;
     fault::point("shim.sockets-removed");
     if let Some(group) = entered
@@ -332,17 +323,14 @@ async fn clean_up(shared: &Rc<Shared>, ended: Option<Result<Ended>>, entered: Op
     layout::remove_file(&shared.dir.state())?;
     fault::point("shim.cleaned");
     // A command that waits for a failed start still reads the console, and removes the rest itself.
-    let is_waited_for =
-        ended.as_ref().is_some_and(|ended| ended.failure.is_some() && ended.exit.cause != ExitCause::Lease);
+    let is_waited_for = ended.failure.is_some() && ended.exit.cause != ExitCause::Lease;
     if shared.launch.lease == Some(LeaseEnd::Delete) && !is_waited_for {
         layout::remove_dir(shared.dir.path())?;
     }
-    if let Some(ended) = ended {
-        if let Some(failure) = ended.failure {
-            shared.report(&Report::Failed(failure)).await;
-        }
-        shared.exit.send_replace(Some(ended.exit));
+    if let Some(failure) = ended.failure {
+        shared.report(&Report::Failed(failure)).await;
     }
+    shared.exit.send_replace(Some(ended.exit));
     let taken = async {
         while shared.connections.get() > 0 {
             shared.disconnected.notified().await;

@@ -73,7 +73,8 @@ async fn connection(stream: UnixStream, shared: &Rc<Shared>) -> io::Result<()> {
     match request {
         Request::Status => {
             let agent = shared.hub.status().borrow().hello.is_some();
-            writer.json(Kind::Answer, &Status { vmm: shared.vmm.borrow().clone(), agent }).await
+            let vmm = shared.vmm.borrow().clone();
+            writer.json(Kind::Answer, &Status { vmm, agent }).await
         }
         Request::Exec(exec) => transfer::exec(exec, reader, writer, shared).await,
         Request::Put(put) => transfer::put(put, reader, writer, shared).await,

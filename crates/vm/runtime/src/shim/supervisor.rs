@@ -1,6 +1,5 @@
 //! One VM from its monitor's spawn to the last trace of it.
 
-use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -352,13 +351,4 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
-}
-
-/// Whether the starting command is still there, asked before anything is done for it.
-pub(super) async fn is_abandoned(control: &mut Control) -> io::Result<bool> {
-    tokio::select! {
-        biased;
-        () = control.closed() => Ok(true),
-        () = std::future::ready(()) => Ok(false),
-    }
 }

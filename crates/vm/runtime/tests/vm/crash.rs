@@ -159,7 +159,7 @@ fn a_machine_dies_with_its_shim_and_no_orphan_is_left() {
     host.no_process_is_left();
     let info = runtime.inspect(&vm).unwrap();
     assert_eq!((info.state, info.exit.unwrap().cause), (State::Error, ExitCause::Lost));
-    assert_eq!(runtime.reconcile().unwrap().died, [vm.clone()]);
+    assert_eq!(runtime.reconcile().unwrap().died, std::slice::from_ref(&vm));
     assert_no_run_is_left(&host, "shim killed");
     runtime.start(&vm, &StartOptions::default()).unwrap();
     runtime.delete(&vm, true).unwrap();

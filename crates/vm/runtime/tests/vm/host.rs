@@ -16,7 +16,8 @@ pub(crate) struct Host {
     dir: tempfile::TempDir,
     pub(crate) base: PathBuf,
     pub(crate) agent: PathBuf,
-    program: PathBuf,
+    /// The example `vm`; as a machine it is one whose agent talks nonsense.
+    pub(crate) program: PathBuf,
 }
 
 impl Host {
@@ -219,9 +220,9 @@ pub(crate) fn sh(runtime: &Runtime, vm: &VmName, script: &str) -> (String, Strin
     }
 }
 
-/// Waits until something holds.
+/// Waits until something holds, as long as the slowest machine may need.
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !holds() {
         assert!(Instant::now() < deadline, "{what}");
         std::thread::sleep(Duration::from_millis(5));

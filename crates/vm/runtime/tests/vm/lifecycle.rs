@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::host::{Host, eventually, name, sh};
 use vmwright_runtime::{
-    DiskMode, ErrorKind, ExecRequest, ExitCause, ExitStatus, PutRequest, Restart, RunRequest, Runtime,
-    SessionEvent, StartOptions, State, StopOptions,
+    BackendChoice, DiskMode, ErrorKind, ExecRequest, ExitCause, ExitStatus, PutRequest, Restart, RunRequest,
+    Runtime, SessionEvent, StartOptions, State, StopOptions,
 };
-use vmwright_vmm::fake::Fault;
+use vmwright_vmm::fake::{Fake, Fault};
 
 fn started(host: &Host) -> (Runtime, vmwright_runtime::VmName) {
     let (runtime, vm) = (host.runtime(), name(&host.vm()));
@@ -25,7 +25,7 @@ fn a_vm_lives_from_create_to_delete_and_leaves_nothing() {
     let made = runtime.create(&host.request(vm.as_str(), Fault::None)).unwrap();
     assert_eq!(made.state, State::Created);
     assert!(made.config.disk.is_file());
-    assert_eq!(runtime.image_users(&host.base).unwrap(), [vm.clone()]);
+    assert_eq!(runtime.image_users(&host.base).unwrap(), std::slice::from_ref(&vm));
 
     let started = runtime.start(&vm, &StartOptions::default()).unwrap();
     assert_eq!(started.vm.state, State::Running);
@@ -256,7 +256,7 @@ fn a_machine_that_dies_is_an_error_until_reconciled() {
     assert_eq!(exit.vmm.unwrap().signal, Some(9));
     let error = runtime.start(&vm, &StartOptions::default()).unwrap_err();
     assert!(error.to_string().contains("reconcile"), "{error}");
-    assert_eq!(runtime.reconcile().unwrap().died, [vm.clone()]);
+    assert_eq!(runtime.reconcile().unwrap().died, std::slice::from_ref(&vm));
     assert_eq!(runtime.inspect(&vm).unwrap().state, State::Stopped);
     assert!(runtime.reconcile().unwrap().is_empty());
     assert_eq!(runtime.prune().unwrap(), [vm]);
@@ -417,4 +417,41 @@ fn a_shim_is_small() {
     let kilobytes: u64 = line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap();
     assert!(kilobytes < 8 * 1024, "{line}");
     runtime.delete(&vm, true).unwrap();
+}
+
+#[test]
+fn an_agent_that_talks_nonsense_is_no_agent_and_harms_nobody() {
+    let host = Host::new();
+    let (runtime, vm) = (host.runtime(), name(&host.vm()));
+    let mut request = host.request(vm.as_str(), Fault::None);
+    request.backend = BackendChoice::Fake(Fake::new(&host.program));
+    runtime.create(&request).unwrap();
+    let options = StartOptions { agent_timeout: Duration::from_millis(800) };
+    let watcher = std::thread::spawn({
+        let (runtime, vm) = (host.runtime(), vm.clone());
+        move || {
+            let mut largest = 0;
+            let begun = std::time::Instant::now();
+            while begun.elapsed() < Duration::from_millis(800) {
+                let shim = runtime.shim(&vm).ok().flatten();
+                let status =
+                    shim.and_then(|shim| std::fs::read_to_string(format!("/proc/{}/status", shim.pid)).ok());
+                let kilobytes = status.and_then(|status| {
+                    let line = status.lines().find_map(|line| {
+                        line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<u64>().ok()
+                    });
+                    line
+                });
+                largest = largest.max(kilobytes.unwrap_or(0));
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            largest
+        }
+    });
+    let error = runtime.start(&vm, &options).unwrap_err();
+    assert!(error.guest_silence().is_some(), "{error}");
+    let largest = watcher.join().unwrap();
+    assert!(largest > 0 && largest < 16 * 1024, "{largest} kB");
+    host.no_process_is_left();
+    runtime.delete(&vm, false).unwrap();
 }
