@@ -23,6 +23,10 @@ const GOOD_OLD_FIRST_INODE: u32 = 11;
 /// The most block groups that are handled: 128 TiB with blocks of 4 KiB. All descriptors are kept in memory.
 const MAX_GROUPS: u32 = 1 << 20;
 
+fn corrupt(problem: &'static str) -> Error {
+    Error::corrupt(Place::Superblock, problem)
+}
+
 /// A validated superblock. The counts are kept up to date in memory and encoded at each sync.
 #[derive(Clone)]
 pub(crate) struct Superblock {
@@ -91,73 +95,71 @@ impl Superblock {
 
     /// Derives and checks every size that later arithmetic divides or indexes by.
     fn geometry(raw: RawSuperblock, features: Features, dynamic: bool) -> Result<Self> {
-        let corrupt = |problem| Err(Error::corrupt(Place::Superblock, problem));
         let log_block_size = raw.s_log_block_size.get();
         if log_block_size > 6 {
-            return corrupt("the block size is not between 1 and 64 KiB");
+            return Err(corrupt("the block size is not between 1 and 64 KiB"));
         }
-        let block_size = 1024_u32 << log_block_size;
         let wide = features.has_incompat(incompat::BIT64);
         let join = |low: u32, high: u32| u64::from(low) | if wide { u64::from(high) << 32 } else { 0 };
-        let blocks = join(raw.s_blocks_count_lo.get(), raw.s_blocks_count_hi.get());
-        let first_data_block = u64::from(raw.s_first_data_block.get());
-        let (blocks_per_group, inodes_per_group) =
-            (raw.s_blocks_per_group.get(), raw.s_inodes_per_group.get());
-        let inode_size = if dynamic { raw.s_inode_size.get() } else { 128 };
-        let desc_size = if wide { raw.s_desc_size.get() } else { 32 };
-        if inode_size < 128 || !inode_size.is_power_of_two() || u32::from(inode_size) > block_size {
-            return corrupt("the inode size is not a power of two between 128 and the block size");
+        let mut superblock = Self {
+            features,
+            block_size: 1024_u32 << log_block_size,
+            blocks: join(raw.s_blocks_count_lo.get(), raw.s_blocks_count_hi.get()),
+            first_data_block: raw.s_first_data_block.get().into(),
+            blocks_per_group: raw.s_blocks_per_group.get(),
+            inodes_per_group: raw.s_inodes_per_group.get(),
+            inodes: raw.s_inodes_count.get(),
+            groups: 0,
+            inode_size: if dynamic { raw.s_inode_size.get() } else { 128 },
+            desc_size: if wide { raw.s_desc_size.get() } else { 32 },
+            free_blocks: join(raw.s_free_blocks_count_lo.get(), raw.s_free_blocks_count_hi.get()),
+            free_inodes: raw.s_free_inodes_count.get(),
+            checksum_seed: match features.has_incompat(incompat::CSUM_SEED) {
+                true => raw.s_checksum_seed.get(),
+                false => crc32c(!0, &raw.s_uuid),
+            },
+            raw,
+        };
+        superblock.check_sizes()?;
+        superblock.groups = superblock.count_groups()?;
+        Ok(superblock)
+    }
+
+    fn check_sizes(&self) -> Result<()> {
+        let (inode_size, desc_size) = (self.inode_size, self.desc_size);
+        if inode_size < 128 || !inode_size.is_power_of_two() || u32::from(inode_size) > self.block_size {
+            return Err(corrupt("the inode size is not a power of two between 128 and the block size"));
         }
-        if !(32..=1024).contains(&desc_size) || !desc_size.is_power_of_two() || (wide && desc_size < 64) {
-            return corrupt("the size of group descriptors is impossible");
+        let least = if self.features.has_incompat(incompat::BIT64) { 64 } else { 32 };
+        if !(least..=1024).contains(&desc_size) || !desc_size.is_power_of_two() {
+            return Err(corrupt("the size of group descriptors is impossible"));
         }
-        let bits = block_size * 8;
-        let bigalloc = features.has_ro_compat(ro_compat::BIGALLOC);
-        if blocks_per_group == 0
-            || (blocks_per_group > bits && !bigalloc)
-            || !blocks_per_group.is_multiple_of(8)
-        {
-            return corrupt("the number of blocks per group is impossible");
+        let bits = self.block_size * 8;
+        let bigalloc = self.features.has_ro_compat(ro_compat::BIGALLOC);
+        let per_group = self.blocks_per_group;
+        if per_group == 0 || (per_group > bits && !bigalloc) || !per_group.is_multiple_of(8) {
+            return Err(corrupt("the number of blocks per group is impossible"));
         }
-        if inodes_per_group == 0 || inodes_per_group > bits {
-            return corrupt("the number of inodes per group is impossible");
+        if self.inodes_per_group == 0 || self.inodes_per_group > bits {
+            return Err(corrupt("the number of inodes per group is impossible"));
         }
-        if first_data_block >= blocks
-            || first_data_block > 1
-            || (block_size == 1024) != (first_data_block == 1) && !bigalloc
-        {
-            return corrupt("the first data block is impossible");
+        let first = u64::from(self.block_size == 1024);
+        let expected = self.first_data_block == first || (bigalloc && self.first_data_block <= 1);
+        if !expected || self.first_data_block >= self.blocks {
+            return Err(corrupt("the first data block is impossible"));
         }
-        let groups = (blocks - first_data_block).div_ceil(u64::from(blocks_per_group));
+        Ok(())
+    }
+
+    fn count_groups(&self) -> Result<u32> {
+        let groups = (self.blocks - self.first_data_block).div_ceil(u64::from(self.blocks_per_group));
         let Ok(groups @ 1..=MAX_GROUPS) = u32::try_from(groups) else {
             return Err(Error::unsupported("the filesystem has more block groups than can be handled"));
         };
-        let inodes = raw.s_inodes_count.get();
-        if u64::from(groups) * u64::from(inodes_per_group) != u64::from(inodes) {
-            return corrupt("the number of inodes is not that of all groups together");
+        if u64::from(groups) * u64::from(self.inodes_per_group) != u64::from(self.inodes) {
+            return Err(corrupt("the number of inodes is not that of all groups together"));
         }
-        let checksum_seed = match features.has_incompat(incompat::CSUM_SEED) {
-            true => raw.s_checksum_seed.get(),
-            false => crc32c(!0, &raw.s_uuid),
-        };
-        let free_blocks = join(raw.s_free_blocks_count_lo.get(), raw.s_free_blocks_count_hi.get());
-        let free_inodes = raw.s_free_inodes_count.get();
-        Ok(Self {
-            raw,
-            features,
-            block_size,
-            blocks,
-            first_data_block,
-            blocks_per_group,
-            inodes_per_group,
-            inodes,
-            groups,
-            inode_size,
-            desc_size,
-            free_blocks,
-            free_inodes,
-            checksum_seed,
-        })
+        Ok(groups)
     }
 
     /// Encodes the superblock with its checksum.
