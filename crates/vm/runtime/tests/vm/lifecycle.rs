@@ -436,12 +436,10 @@ fn an_agent_that_talks_nonsense_is_no_agent_and_harms_nobody() {
                 let shim = runtime.shim(&vm).ok().flatten();
                 let status =
                     shim.and_then(|shim| std::fs::read_to_string(format!("/proc/{}/status", shim.pid)).ok());
-                let kilobytes = status.and_then(|status| {
-                    let line = status.lines().find_map(|line| {
-                        line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<u64>().ok()
-                    });
-                    line
+                let line = status.as_deref().and_then(|status| {
+                    status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next())
                 });
+                let kilobytes: Option<u64> = line.and_then(|number| number.parse().ok());
                 largest = largest.max(kilobytes.unwrap_or(0));
                 std::thread::sleep(Duration::from_millis(20));
             }
