@@ -20,7 +20,15 @@ now() { date +%s%N; }
 step() { names+=("$1"); printf '\n%s── %s%s\n' "$bold" "$1" "$plain"; started=$(now); }
 done_step() { times+=($((($(now) - started) / 1000000))); }
 # Shows a command as a user would type it, then runs it.
-show() { printf '%s$ vmwright' "$bold"; printf ' %q' "$@"; printf '%s\n' "$plain"; "$vmwright" "$@"; }
+show() {
+    local argument line=vmwright
+    for argument in "$@"; do
+        [[ $argument =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]] || argument="'${argument//\'/\'\\\'\'}'"
+        line+=" $argument"
+    done
+    printf '%s$ %s%s\n' "$bold" "$line" "$plain"
+    "$vmwright" "$@"
+}
 
 step "Build a Debian disk (from packages, then cached)"
 "$top/scripts/build-debian-root.sh" "$cache/debian.tar"
@@ -34,8 +42,8 @@ show guest inspect disk.qcow2
 done_step
 
 step "Change what is inside, in transactions"
-show guest write disk.qcow2 /etc/hostname --text $'vmwright-demo\n'
-show guest edit disk.qcow2 /etc/fstab -e 's,errors=remount-ro,noatime&,' -e 's,noatime,noatime\,,'
+show guest write disk.qcow2 /etc/hostname --text vmwright-demo
+show guest edit disk.qcow2 /etc/fstab -e 's/errors=/noatime,errors=/'
 echo "Written into the disk before it ever ran, at $(date -u +%H:%M:%S) UTC." > note.txt
 show guest cp note.txt disk.qcow2:/etc/motd
 show guest cat disk.qcow2 /etc/fstab
@@ -46,16 +54,16 @@ step "Boot it and run one command; changes are thrown away"
 show run disk.qcow2 -- sh -c 'cat /etc/hostname /etc/motd; uname -sr; findmnt -no SOURCE,FSTYPE,OPTIONS /'
 done_step
 
-step "Keep a machine: create and start it"
+step "Keep a machine: create it, start it, wait until its services run"
 show vm create --disk disk.qcow2 --name demo
 show vm start demo
+show vm exec demo -- sh -c 'until [ -e /run/systemd/private ]; do sleep 0.1; done; systemctl is-system-running --wait'
 show vm list
 done_step
 
 step "Run commands in it, copy files in and out"
 show vm exec demo -- hostname
 show vm exec demo -- findmnt -no SOURCE,OPTIONS /
-show vm exec demo -- systemctl is-system-running --wait || true
 show vm cp note.txt demo:/root/note.txt
 show vm exec demo -- sh -c 'sha256sum < /root/note.txt; dmesg > /root/dmesg.txt'
 sha256sum < note.txt
@@ -78,7 +86,7 @@ echo "no process, no socket, no machine"
 qemu-img check -q disk.qcow2 && echo "qemu-img check: no errors"
 done_step
 
-printf '\n%s%-55s %10s%s\n' "$bold" "step" "time" "$plain"
+printf '\n%s%-65s %10s%s\n' "$bold" "step" "time" "$plain"
 for i in "${!names[@]}"; do
-    printf '%-55s %7d.%03d s\n' "${names[$i]}" $((times[i] / 1000)) $((times[i] % 1000))
+    printf '%-65s %7d.%03d s\n' "${names[$i]}" $((times[i] / 1000)) $((times[i] % 1000))
 done

@@ -45,7 +45,7 @@ fn sources() -> Result<Vec<PathBuf>> {
 }
 
 fn check_source(name: &str, text: &str) -> Vec<&'static str> {
-    let is_test = name.contains("/tests/") || name.contains("/examples/");
+    let is_test = name.contains("/tests/") || name.ends_with("/tests.rs") || name.contains("/examples/");
     let in_storage = name.starts_with("crates/storage/") && !name.starts_with("crates/storage/judges/");
     let product = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text);
     let code = || product.lines().filter(|line| !line.trim_start().starts_with("//"));
