@@ -127,7 +127,7 @@ impl Spec {
         }
     }
 
-    /// Checks what is wrong on every monitor: limits of a particular one are [`crate::admit`]'s business.
+    /// Checks what is wrong on every monitor: limits of a particular one are `admit`'s business.
     pub fn validate(&self) -> Result<(), SpecError> {
         self.machine.validate()?;
         self.boot.validate()?;
