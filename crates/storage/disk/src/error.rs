@@ -99,6 +99,12 @@ enum Reason {
         redo.display(), path.display(), path.display()
     )]
     ForeignRedo { path: PathBuf, redo: PathBuf, owner: u32 },
+    #[error(
+        "{} is no longer the file that was opened: something else has removed or replaced it since, and nothing \
+         was changed",
+        path.display()
+    )]
+    Replaced { path: PathBuf },
     #[error("{} is {what}", path.display())]
     Misuse { path: PathBuf, what: &'static str },
     #[error("{inner}")]
@@ -191,6 +197,10 @@ impl Error {
         Self(Box::new(Reason::ForeignRedo { path: path.to_owned(), redo: redo.to_owned(), owner }))
     }
 
+    pub(crate) fn replaced(path: &Path) -> Self {
+        Self(Box::new(Reason::Replaced { path: path.to_owned() }))
+    }
+
     pub(crate) fn misuse(path: &Path, what: &'static str) -> Self {
         Self(Box::new(Reason::Misuse { path: path.to_owned(), what }))
     }
@@ -225,7 +235,7 @@ impl Error {
             Reason::Unfinished { kind, .. } => *kind,
             Reason::Undecided { .. } | Reason::NotRetired { .. } => ErrorKind::Io,
             Reason::Misuse { .. } => ErrorKind::InvalidInput,
-            Reason::InUse { .. } => ErrorKind::InUse,
+            Reason::InUse { .. } | Reason::Replaced { .. } => ErrorKind::InUse,
             Reason::Layer { kind, .. } => *kind,
         }
     }

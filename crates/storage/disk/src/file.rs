@@ -127,6 +127,11 @@ impl HostFile {
         self.handle.set_len(self.len()).map_err(self.fail("give back space of"))
     }
 
+    /// Makes content and everything else about the file durable: owner and mode too, which a flush may leave out.
+    pub(crate) fn sync_all(&self) -> Result<()> {
+        self.handle.sync(true).map_err(self.fail("sync"))
+    }
+
     fn fail(&self, action: &'static str) -> impl FnOnce(io::Error) -> Error + '_ {
         move |source| Error::host(action, &self.path, source)
     }

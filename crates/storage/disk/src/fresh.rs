@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use rustix::fs::{CWD, RenameFlags, XattrFlags};
 
-use crate::host::RealHost;
+use crate::host::{OpenMode, RealHost};
 use crate::recover::recover_file;
 use crate::redo::Places;
-use crate::{Disk, Error, HostFile, Recovery, Result};
+use crate::{Error, HostFile, Recovery, Result, Sharing};
 
 /// A host file that appears under its name only when it is complete and durable.
 ///
@@ -72,7 +72,9 @@ impl FreshFile {
         part.push(".vmwright-part");
         let part = PathBuf::from(part);
         remove_leftover(&part)?;
-        let disk = Arc::new(HostFile::create(&part, 0)?);
+        // What replaces a file gets its mode at the end: until then nobody else may read it.
+        let mode = if replaced.is_some() { OpenMode::CreatePrivate } else { OpenMode::Create };
+        let disk = Arc::new(HostFile::open_on(&RealHost, &part, mode, Sharing::Locked)?);
         Ok(Self { disk, part, target, replaced, committed: false })
     }
 
@@ -90,7 +92,7 @@ impl FreshFile {
         if self.replaced.is_some() {
             self.keep_metadata().map_err(fail("keep the owner and attributes of"))?;
         }
-        self.disk.flush()?;
+        self.disk.sync_all()?;
         self.rename().map_err(fail("create"))?;
         let dir = match self.target.parent() {
             Some(dir) if !dir.as_os_str().is_empty() => dir,
@@ -175,7 +177,7 @@ fn remove_leftover(part: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
+    use crate::{Disk, ErrorKind};
 
     #[test]
     fn an_existing_file_is_replaced_only_by_force_and_keeps_its_mode_and_link() {
@@ -233,5 +235,15 @@ mod tests {
         let path = dir.path().join("disk");
         let _user = HostFile::create(&path, 512).unwrap();
         assert_eq!(FreshFile::create(&path, true).unwrap_err().kind(), ErrorKind::InUse);
+    }
+
+    #[test]
+    fn what_replaces_a_private_file_is_private_from_the_beginning() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        fs::write(&path, b"old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let fresh = FreshFile::create(&path, true).unwrap();
+        assert_eq!(fs::metadata(&fresh.part).unwrap().mode() & 0o077, 0);
     }
 }

@@ -267,3 +267,35 @@ fn a_killed_commit_leaves_both_files_old_or_new() {
     }
     println!("{recovered} of {rounds} kills left a redo");
 }
+
+#[test]
+fn a_file_replaced_before_the_commit_is_refused_and_both_stay_as_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, kept) = (image(dir.path(), "a", 10_000), dir.path().join("kept"));
+    for replace in [true, false] {
+        let txn = begin();
+        txn.open(&path, Access::Write).unwrap().write_at(&[2; 1000], 100).unwrap();
+        fs::rename(&path, &kept).unwrap();
+        if replace {
+            fs::write(&path, b"another").unwrap();
+        }
+        // Written to a file that no longer has the name, the change would be lost without a word.
+        assert_eq!(txn.commit().unwrap_err().kind(), ErrorKind::InUse);
+        assert_eq!(fs::read(&kept).unwrap(), vec![1; 10_000]);
+        assert_eq!(fs::read(&path).ok(), replace.then(|| b"another".to_vec()));
+        fs::rename(&kept, &path).unwrap();
+        assert_eq!(names(dir.path()), ["a"]);
+    }
+}
+
+#[test]
+fn writing_what_is_there_already_does_not_touch_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = image(dir.path(), "a", 10_000);
+    let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(1_000_000);
+    fs::File::options().write(true).open(&path).unwrap().set_modified(long_ago).unwrap();
+    let txn = begin();
+    txn.open(&path, Access::Write).unwrap().write_at(&[1; 5000], 100).unwrap();
+    assert!(txn.commit().unwrap().files.is_empty());
+    assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), long_ago);
+}

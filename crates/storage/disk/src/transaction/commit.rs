@@ -64,6 +64,7 @@ impl Commit<'_> {
                 return Err(error);
             }
         };
+        self.check_names().inspect_err(|_| self.clean_up())?;
         self.publish(&redo)?;
         apply(&redo, &self.files)?;
         retire(self.host, &redo, &self.place.pointers)?;
@@ -165,6 +166,20 @@ impl Commit<'_> {
             .try_for_each(|dir| self.host.sync_dir(dir).map_err(|source| Error::host("sync", dir, source)))
     }
 
+    /// Refuses a file that has lost its name since it was opened: its change would be lost without a word.
+    fn check_names(&self) -> Result<()> {
+        for file in &self.files {
+            match self.host.identity(file.path()) {
+                Ok(identity) if identity == (file.id().device, file.id().inode) => {}
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::host("stat", file.path(), source));
+                }
+                _ => return Err(Error::replaced(file.path())),
+            }
+        }
+        Ok(())
+    }
+
     /// Gives the redo its name, durably: from here on the change is made.
     fn publish(&self, redo: &Redo) -> Result<()> {
         let (name, dir) = (&self.place.redo, parent(&self.place.redo));
@@ -199,12 +214,13 @@ fn give_back(file: &HostFile, overlay: &Overlay) -> Result<()> {
     if file.is_block_device() {
         return Ok(());
     }
-    let len = file.len();
-    Changes::new(file, overlay).unallocated(&mut |start, end| match start < len {
-        true => file.discard(start, end.min(len) - start),
-        false => Ok(()),
+    let (len, mut past_end) = (file.len(), false);
+    Changes::new(file, overlay).unallocated(&mut |start, end| {
+        past_end |= end > len;
+        if start < len { file.discard(start, end.min(len) - start) } else { Ok(()) }
     })?;
-    file.trim_reserved()
+    // Setting even the same length is a change that others see by its time.
+    if past_end { file.trim_reserved() } else { Ok(()) }
 }
 
 /// How many bytes an overlay holds.
