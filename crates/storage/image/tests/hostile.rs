@@ -150,3 +150,65 @@ fn tables_in_wrong_places_are_corrupt_and_the_error_says_where() {
         assert!(text.contains("0x"), "{text}");
     }
 }
+
+#[test]
+fn snapshots_cannot_make_a_writer_note_more_tables_than_the_file_has_room_for() {
+    use std::sync::Arc;
+    use vmwright_disk::{Disk, MemDisk};
+    use vmwright_image::{Format, FormatChoice, Image, OpenOptions};
+
+    let mut bytes = samples()[0].clone();
+    let table = bytes.len().next_multiple_of(512);
+    bytes.resize(table, 0);
+    let count = 1000u32;
+    for index in 0..u64::from(count) {
+        let mut entry = [0; 40];
+        // Each L1 table is as long as may be, and far behind the end of the file.
+        entry[..8].copy_from_slice(&((1 + index) << 32).to_be_bytes());
+        entry[8..12].copy_from_slice(&(4u32 << 20).to_be_bytes());
+        bytes.extend_from_slice(&entry);
+    }
+    bytes[60..64].copy_from_slice(&count.to_be_bytes());
+    bytes[64..72].copy_from_slice(&(table as u64).to_be_bytes());
+    let file = Arc::new(MemDisk::from_bytes(bytes));
+    let image = Image::open(file, FormatChoice::Exact(Format::Qcow2), OpenOptions::default()).unwrap();
+    let error = image.write_at(&[1; 512], 0).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.to_string().contains("the L1 table of a snapshot"), "{error}");
+}
+
+#[test]
+fn bitmaps_cannot_have_one_table_read_many_times() {
+    use std::sync::Arc;
+    use vmwright_disk::MemDisk;
+    use vmwright_image::{Format, FormatChoice, Image, OpenOptions};
+
+    let mut bytes = samples()[0].clone();
+    let directory = bytes.len().next_multiple_of(512);
+    let count = 4u32;
+    let table = directory + 512;
+    bytes.resize(directory, 0);
+    let table_len = (table + 65536) / 8 / 2;
+    for index in 0..count as u8 {
+        let mut entry = [0; 32];
+        entry[..8].copy_from_slice(&(table as u64).to_be_bytes());
+        entry[8..12].copy_from_slice(&(table_len as u32).to_be_bytes());
+        (entry[16], entry[17], entry[19], entry[24]) = (1, 16, 1, b'a' + index);
+        bytes.extend_from_slice(&entry);
+    }
+    bytes.resize(table + table_len * 8, 0);
+    // Behind the header: where the directory is, and no other extension.
+    let header_len = u32::from_be_bytes(bytes[100..104].try_into().unwrap()) as usize;
+    let mut extension = [0; 40];
+    extension[..4].copy_from_slice(&0x2385_2875u32.to_be_bytes());
+    extension[4..8].copy_from_slice(&24u32.to_be_bytes());
+    extension[8..12].copy_from_slice(&count.to_be_bytes());
+    extension[16..24].copy_from_slice(&u64::from(count * 32).to_be_bytes());
+    extension[24..32].copy_from_slice(&(directory as u64).to_be_bytes());
+    bytes[header_len..header_len + 40].copy_from_slice(&extension);
+    bytes[95] |= 1;
+    let file = Arc::new(MemDisk::from_bytes(bytes));
+    let image = Image::open(file, FormatChoice::Exact(Format::Qcow2), OpenOptions::default()).unwrap();
+    let error = image.check().unwrap_err();
+    assert!(error.to_string().contains("tables that all fit into the file"), "{error}");
+}

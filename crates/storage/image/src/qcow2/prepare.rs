@@ -62,7 +62,17 @@ impl Qcow2 {
             (header.reftable_offset, u64::from(header.reftable_clusters) << header.cluster_bits),
         ];
         for snapshot in tables::snapshots(file, header)? {
-            tables.push((snapshot.l1_offset, snapshot.l1_bytes()?));
+            let (start, len) = (snapshot.l1_offset, snapshot.l1_bytes()?);
+            // Every cluster of it is noted, so it must not be longer than what is there.
+            if start.checked_add(len).is_none_or(|end| end > file.len()) {
+                return Err(Error::corrupt(
+                    "the L1 table of a snapshot",
+                    start,
+                    "a table within the file",
+                    len,
+                ));
+            }
+            tables.push((start, len));
         }
         if header.snapshot_count > 0 {
             let end = tables::snapshots_end(file, header)?;

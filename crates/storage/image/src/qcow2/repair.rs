@@ -145,9 +145,15 @@ fn count_bitmaps(image: &Qcow2, counts: &mut Counts) -> Result<()> {
     let bitmaps = tables::bitmaps(file, header)?;
     let Some(directory) = header.bitmaps.filter(|_| !bitmaps.is_empty()) else { return Ok(()) };
     counts.add(0, directory.offset, directory.len)?;
+    let mut sum = 0u64;
     for bitmap in bitmaps {
         let len = u64::from(bitmap.table_len) * 8;
         let what = "the table of a bitmap";
+        // Tables that lie over one another would be read again and again.
+        sum = sum.saturating_add(len);
+        if sum > file.len() {
+            return Err(Error::corrupt(what, bitmap.table_offset, "tables that all fit into the file", sum));
+        }
         let table = read_table(file, header, what, bitmap.table_offset, len, MAX_L1_BYTES)?;
         counts.add(bitmap.entry_at, bitmap.table_offset, len)?;
         for (index, entry) in table.iter().enumerate().filter(|(_, entry)| **entry & OFFSET_MASK != 0) {
