@@ -128,6 +128,53 @@ fn a_dry_run_changes_no_byte() {
     assert!(!place.path("copy.raw").exists());
 }
 
+/// Lets a commit die after its redo is durable: the limit on the size of files lets everything pass but the growth of
+/// the image.
+fn interrupt_an_edit(place: &Place) {
+    fs::write(place.path("big"), vec![7; 300_000]).unwrap();
+    let blocks = fs::metadata(place.path("disk.qcow2")).unwrap().len().div_ceil(512);
+    let verb = "guest write disk.qcow2 /srv/big --from big";
+    let script = format!("ulimit -c 0; ulimit -f {blocks}; exec {} {verb}", env!("CARGO_BIN_EXE_vmwright"));
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]).current_dir(place.folder.path()).env("VMWRIGHT_HOME", place.path("home"));
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(place.path("disk.qcow2.vmwright-redo").exists(), "{}: {errors}", output.status);
+}
+
+#[test]
+fn a_dry_run_leaves_an_interrupted_edit_to_others() {
+    let place = place!();
+    interrupt_an_edit(&place);
+    let before = fs::read(place.path("disk.qcow2")).unwrap();
+    let refused = place.fails("guest write disk.qcow2 /etc/hostname --text after --dry-run", 3);
+    assert!(refused.contains("disk recover"), "{refused}");
+    assert_eq!(fs::read(place.path("disk.qcow2")).unwrap(), before);
+    assert!(place.path("disk.qcow2.vmwright-redo").exists());
+    assert_eq!(place.ok("guest cat disk.qcow2 /srv/big").len(), 300_000);
+    place.ok("guest write disk.qcow2 /etc/hostname --text after");
+    place.judge();
+    assert_eq!(place.ok("guest cat disk.qcow2 /srv/big").len(), 300_000);
+}
+
+#[test]
+fn what_an_image_is_shows_through_an_interrupted_edit() {
+    let place = place!();
+    interrupt_an_edit(&place);
+    place.ok("disk info disk.qcow2");
+    fs::write(place.path("disk.qcow2.vmwright-redo"), "VMWREDO1 and nothing that makes sense").unwrap();
+    place.fails("disk info disk.qcow2", 4);
+    place.fails("disk create -b disk.qcow2 overlay.qcow2", 4);
+}
+
+#[test]
+fn an_overlay_cannot_replace_its_own_base() {
+    let place = place!();
+    let before = fs::read(place.path("disk.qcow2")).unwrap();
+    place.fails("disk create -b disk.qcow2 disk.qcow2 --force", 3);
+    assert_eq!(fs::read(place.path("disk.qcow2")).unwrap(), before);
+}
+
 #[test]
 fn an_inspection_names_the_system_and_its_volumes() {
     let place = place!();

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
-use vmwright_disk::HostFile;
+use vmwright_disk::{Access, Disk, Transaction, TransactionOptions};
 use vmwright_image::{BackingFile, CreateOptions, describe};
 
 use super::{FormatName, choice, options, or_force};
@@ -43,12 +44,12 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let attempt = || format!("cannot create {}", args.image.display());
     let base = args.backing.as_deref().map(|base| describe_base(args, base)).transpose()?;
-    let size_wanted = args.size.or(base.as_ref().map(|(_, size)| *size));
+    let size_wanted = args.size.or(base.as_ref().map(|base| base.size));
     let Some(bytes) = size_wanted else {
         return Err(Failure::usage("a size is needed, such as 20G")).with_context(attempt);
     };
     let mut wanted = CreateOptions::new(args.format.into(), bytes);
-    wanted.backing = base.map(|(backing, _)| backing);
+    wanted.backing = base.as_ref().map(|base| base.backing.clone());
     for option in &args.options {
         options::apply(args.format.into(), &mut wanted.qcow2, option).with_context(attempt)?;
     }
@@ -60,16 +61,25 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The base as the overlay is to name it, and its virtual size. A relative name is relative to the overlay.
-fn describe_base(args: &Args, base: &Path) -> anyhow::Result<(BackingFile, u64)> {
+/// What an overlay shows until it is written.
+struct Base {
+    /// As the overlay is to name it.
+    backing: BackingFile,
+    /// Its virtual size.
+    size: u64,
+    /// Locked until the overlay is made, so that it cannot take the place of its own base.
+    _file: Arc<dyn Disk>,
+}
+
+/// Looks at the base. A relative name is relative to the overlay.
+fn describe_base(args: &Args, base: &Path) -> anyhow::Result<Base> {
     let folder = args.image.parent().unwrap_or(Path::new(""));
     let path = folder.join(base);
     let attempt = || format!("cannot use {} as the base", path.display());
-    let file = HostFile::open(&path, true).with_context(attempt)?;
-    let info = describe(&file, choice(args.backing_format)).with_context(attempt)?;
+    let transaction = Transaction::begin(TransactionOptions::default());
+    let file = transaction.open(&path, Access::Read).with_context(attempt)?;
+    let info = describe(&*file, choice(args.backing_format)).with_context(attempt)?;
     let name = base.to_str().with_context(|| format!("the name {} is not UTF-8", base.display()))?;
-    Ok((
-        BackingFile { name: name.to_owned(), format: Some(info.format.name().to_owned()) },
-        info.virtual_size,
-    ))
+    let backing = BackingFile { name: name.to_owned(), format: Some(info.format.name().to_owned()) };
+    Ok(Base { backing, size: info.virtual_size, _file: file })
 }

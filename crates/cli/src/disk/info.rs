@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use vmwright_disk::HostFile;
+use vmwright_disk::{Access, Sharing, Transaction, TransactionOptions};
 use vmwright_image::{FormatInfo, ImageInfo, describe};
 
 use super::{FormatName, choice};
@@ -38,8 +38,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn read(args: &Args) -> anyhow::Result<ImageInfo> {
-    let open = |path| if args.force_share { HostFile::open_forced(path) } else { HostFile::open(path, true) };
-    Ok(describe(&open(&args.image)?, choice(args.format))?)
+    let sharing = if args.force_share { Sharing::Forced } else { Sharing::Locked };
+    // Through a transaction, a change shows that a crash broke off after it became durable.
+    let transaction = Transaction::begin(TransactionOptions::default().sharing(sharing));
+    Ok(describe(&*transaction.open(&args.image, Access::Read)?, choice(args.format))?)
 }
 
 fn print(image: &Path, info: &ImageInfo) -> anyhow::Result<()> {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use vmwright_disk::{Plan, WriteMode};
+use vmwright_disk::{Plan, TransactionOptions, WriteMode, pending};
 use vmwright_guest::{Guest, Mode, OpenOptions};
 use vmwright_vfs::Root;
 
@@ -90,6 +90,9 @@ impl Editing {
         if !self.force {
             refuse_base(image)?;
         }
+        if self.dry_run {
+            self.refuse_pending(image)?;
+        }
         let gate = self.opening.backing.gate()?;
         let mut options = self.opening.options(Mode::Edit, &gate);
         options.redo_dir = self.redo_dir.as_deref();
@@ -103,6 +106,21 @@ impl Editing {
             guest.commit()?;
         }
         Ok(answer)
+    }
+
+    /// Refuses to try an edit on an image where opening it to edit would first finish an earlier one.
+    fn refuse_pending(&self, image: &Path) -> anyhow::Result<()> {
+        let mut options = TransactionOptions::default();
+        if let Some(folder) = &self.redo_dir {
+            options = options.redo_dir(folder);
+        }
+        let Some(pending) = pending(image, &options)? else { return Ok(()) };
+        Err(Failure::refused(format!(
+            "an edit that was broken off is pending in {}, and a dry run does not finish it; \
+             `vmwright disk recover {}` does",
+            pending.redo.display(),
+            image.display()
+        )))
     }
 
     /// Opens the disk for reading, for a verb that can do both.
