@@ -6,7 +6,7 @@
 //!                                    the agent, its configuration ──► cpio ──► a monitor
 //! ```
 //!
-//! [`prepare`] answers bytes, [`prepare_in`] files that are kept for the next time. What happens in the guest
+//! [`prepare()`] answers bytes, [`prepare_in`] files that are kept for the next time. What happens in the guest
 //! then is told in `docs/boot.md`.
 //!
 //! ```no_run

@@ -137,13 +137,13 @@ pub fn prepare(source: Source<'_>, request: &Request) -> Result<BootFiles> {
     Ok(BootFiles { release, kernel: Image { found }, initramfs, cmdline })
 }
 
-/// Does what [`prepare`] does, and keeps the results in a folder of the host under names made of their content.
+/// Does what [`prepare()`] does, and keeps the results in a folder of the host under names made of their content.
 ///
 /// What is there already is not made again: taking the ELF out of a kernel is by far the longest part.
 ///
 /// # Errors
 ///
-/// Those of [`prepare`], and what writing to the folder brings.
+/// Those of [`prepare()`], and what writing to the folder brings.
 pub fn prepare_in(cache: &Path, source: Source<'_>, request: &Request) -> Result<BootPaths> {
     let BootFiles { release, kernel, initramfs, cmdline } = prepare(source, request)?;
     std::fs::create_dir_all(cache).map_err(Error::host(cache))?;
