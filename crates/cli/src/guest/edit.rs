@@ -18,7 +18,7 @@ pub(crate) struct Args {
     image: PathBuf,
     /// The file in it
     path: String,
-    /// A substitution as sed writes it, s/EXPRESSION/REPLACEMENT/[gi]; an editor is opened where none is given
+    /// A substitution as sed writes it, s/EXPRESSION/REPLACEMENT/ with flags g and i; an editor is opened where none is given
     #[arg(short, long = "expression", value_name = "SUBSTITUTION")]
     expressions: Vec<String>,
     #[command(flatten)]
