@@ -130,22 +130,26 @@ fn a_dry_run_changes_no_byte() {
 
 /// Lets a commit die after its redo is durable: the limit on the size of files lets everything pass but the growth of
 /// the image.
-fn interrupt_an_edit(place: &Place) {
+fn interrupt_an_edit(place: &Place, options: &str, redo_folder: &str) {
     fs::write(place.path("big"), vec![7; 300_000]).unwrap();
     let blocks = fs::metadata(place.path("disk.qcow2")).unwrap().len().div_ceil(512);
-    let verb = "guest write disk.qcow2 /srv/big --from big";
+    let verb = format!("guest write disk.qcow2 /srv/big --from big{options}");
     let script = format!("ulimit -c 0; ulimit -f {blocks}; exec {} {verb}", env!("CARGO_BIN_EXE_vmwright"));
     let mut command = Command::new("sh");
     command.args(["-c", &script]).current_dir(place.folder.path()).env("VMWRIGHT_HOME", place.path("home"));
     let output = command.output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(place.path("disk.qcow2.vmwright-redo").exists(), "{}: {errors}", output.status);
+    let redo = fs::read_dir(place.path(redo_folder))
+        .unwrap()
+        .flatten()
+        .find(|entry| entry.path().extension().is_some_and(|extension| extension == "vmwright-redo"));
+    assert!(redo.is_some(), "{}: {errors}", output.status);
 }
 
 #[test]
 fn a_dry_run_leaves_an_interrupted_edit_to_others() {
     let place = place!();
-    interrupt_an_edit(&place);
+    interrupt_an_edit(&place, "", ".");
     let before = fs::read(place.path("disk.qcow2")).unwrap();
     let refused = place.fails("guest write disk.qcow2 /etc/hostname --text after --dry-run", 3);
     assert!(refused.contains("disk recover"), "{refused}");
@@ -158,9 +162,32 @@ fn a_dry_run_leaves_an_interrupted_edit_to_others() {
 }
 
 #[test]
+fn an_edit_that_changes_nothing_does_not_touch_the_image() {
+    let place = place!();
+    let disk = place.path("disk.qcow2");
+    let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+    fs::File::options().write(true).open(&disk).unwrap().set_modified(long_ago).unwrap();
+    let before = fs::read(&disk).unwrap();
+    for more in ["", " --dry-run", " --ordered"] {
+        place.ok(&format!("guest edit disk.qcow2 /etc/hostname -e s/absent/present/{more}"));
+        assert_eq!(fs::read(&disk).unwrap(), before, "{more}");
+        assert_eq!(fs::metadata(&disk).unwrap().modified().unwrap(), long_ago, "{more}");
+    }
+}
+
+#[test]
+fn an_interrupted_edit_in_a_folder_for_redo_files_shows_through_it() {
+    let place = place!();
+    fs::create_dir(place.path("redo")).unwrap();
+    fs::hard_link(place.path("disk.qcow2"), place.path("other")).unwrap();
+    interrupt_an_edit(&place, " --redo-dir redo", "redo");
+    assert_eq!(place.ok("guest cat disk.qcow2 /srv/big --redo-dir redo").len(), 300_000);
+}
+
+#[test]
 fn what_an_image_is_shows_through_an_interrupted_edit() {
     let place = place!();
-    interrupt_an_edit(&place);
+    interrupt_an_edit(&place, "", ".");
     place.ok("disk info disk.qcow2");
     fs::write(place.path("disk.qcow2.vmwright-redo"), "VMWREDO1 and nothing that makes sense").unwrap();
     place.fails("disk info disk.qcow2", 4);

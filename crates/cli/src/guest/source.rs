@@ -24,6 +24,9 @@ pub(crate) struct Opening {
     root: Option<String>,
     #[command(flatten)]
     backing: Backing,
+    /// The folder for the redo file, where the image's own cannot hold it; it must outlast a crash, and be named again after one
+    #[arg(long, value_name = "FOLDER", help_heading = "Opening the disk")]
+    redo_dir: Option<PathBuf>,
 }
 
 /// How a disk is opened for reading.
@@ -47,9 +50,6 @@ pub(crate) struct Editing {
     /// Change the image even though machines are built on it: they will refuse to start
     #[arg(long)]
     force: bool,
-    /// The folder for the redo file, where the image's own cannot hold it; it must outlast a crash
-    #[arg(long, value_name = "FOLDER", help_heading = "Opening the disk")]
-    redo_dir: Option<PathBuf>,
     /// Write in place, without a redo file: a crash may leave the edit half done
     #[arg(long, conflicts_with = "redo_dir", help_heading = "Opening the disk")]
     ordered: bool,
@@ -68,6 +68,7 @@ impl Opening {
             format: choice(self.format),
             gate,
             root: self.root.as_deref(),
+            redo_dir: self.redo_dir.as_deref(),
             ..OpenOptions::default()
         }
     }
@@ -95,7 +96,6 @@ impl Editing {
         }
         let gate = self.opening.backing.gate()?;
         let mut options = self.opening.options(Mode::Edit, &gate);
-        options.redo_dir = self.redo_dir.as_deref();
         options.write_mode =
             if self.ordered && !self.dry_run { WriteMode::Ordered } else { WriteMode::Transaction };
         let mut guest = Guest::open(&[image], &options)?;
@@ -111,7 +111,7 @@ impl Editing {
     /// Refuses to try an edit on an image where opening it to edit would first finish an earlier one.
     fn refuse_pending(&self, image: &Path) -> anyhow::Result<()> {
         let mut options = TransactionOptions::default();
-        if let Some(folder) = &self.redo_dir {
+        if let Some(folder) = &self.opening.redo_dir {
             options = options.redo_dir(folder);
         }
         let Some(pending) = pending(image, &options)? else { return Ok(()) };
