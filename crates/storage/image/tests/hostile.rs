@@ -178,6 +178,27 @@ fn snapshots_cannot_make_a_writer_note_more_tables_than_the_file_has_room_for() 
 }
 
 #[test]
+fn a_change_of_nothing_leaves_every_byte_of_the_image() {
+    use std::sync::Arc;
+    use vmwright_disk::{Disk, MemDisk};
+    use vmwright_image::{Format, FormatChoice, Image, OpenOptions};
+
+    let mut bytes = samples()[0].clone();
+    // An optional feature that the first change declares out of date.
+    bytes[88] = 0x80;
+    let file = Arc::new(MemDisk::from_bytes(bytes.clone()));
+    let image =
+        Image::open(file.clone(), FormatChoice::Exact(Format::Qcow2), OpenOptions::default()).unwrap();
+    image.write_at(&[], 512).unwrap();
+    image.zero_at(512, 0).unwrap();
+    image.discard(512, 0).unwrap();
+    image.flush().unwrap();
+    assert!(file.to_bytes() == bytes);
+    image.write_at(&[1], 512).unwrap();
+    assert_eq!(file.to_bytes()[88], 0);
+}
+
+#[test]
 fn bitmaps_cannot_have_one_table_read_many_times() {
     use std::sync::Arc;
     use vmwright_disk::MemDisk;

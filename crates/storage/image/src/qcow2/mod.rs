@@ -112,11 +112,18 @@ impl Disk for Qcow2 {
 
     fn write_at(&self, data: &[u8], offset: u64) -> vmwright_disk::Result<()> {
         check_range(offset, data.len() as u64, self.len())?;
+        if data.is_empty() {
+            // The first change marks the image as changed, and this is none.
+            return Ok(self.check_writable()?);
+        }
         Ok(self.write(data, offset)?)
     }
 
     fn zero_at(&self, offset: u64, len: u64) -> vmwright_disk::Result<()> {
         check_range(offset, len, self.len())?;
+        if len == 0 {
+            return Ok(self.check_writable()?);
+        }
         Ok(self.zero(offset, len)?)
     }
 

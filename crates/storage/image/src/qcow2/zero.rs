@@ -45,8 +45,11 @@ impl Qcow2 {
 
     /// Gives the space of the whole clusters in a range back.
     pub(super) fn give_back(&self, offset: u64, len: u64) -> Result<()> {
-        self.prepare()?;
         let (start, end) = self.whole_clusters(offset, len);
+        if start >= end {
+            return self.check_writable();
+        }
+        self.prepare()?;
         self.each_cluster(start, end, Wish::Discard)
     }
 
