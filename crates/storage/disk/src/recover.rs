@@ -103,10 +103,15 @@ fn settle(
     }
     let mut files = Vec::new();
     for (other, entry) in redo.entries.iter().enumerate() {
-        files.push(match other == index {
-            true => file.clone(),
-            false => Arc::new(HostFile::open_on(host, &entry.path, OpenMode::Write, Sharing::Locked)?),
-        });
+        if other == index {
+            files.push(file.clone());
+            continue;
+        }
+        match HostFile::open_on(host, &entry.path, OpenMode::Write, Sharing::Locked) {
+            // A file that is gone does not keep the others from giving the change up.
+            Err(error) if recovery == Recovery::Discard && error.kind() == ErrorKind::NotFound => {}
+            opened => files.push(Arc::new(opened?)),
+        }
     }
     let files: Vec<&HostFile> = files.iter().map(|file| &**file).collect();
     let pointers: Vec<_> = redo

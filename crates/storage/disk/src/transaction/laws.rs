@@ -370,6 +370,23 @@ fn a_change_elsewhere_in_the_image_does_not_prevent_recovery() {
 }
 
 #[test]
+fn a_redo_one_of_whose_files_is_gone_can_be_given_up() {
+    for gone in 0..3 {
+        let scenario = Scenario::three_files();
+        let host = interrupted(&scenario);
+        crate::host::Host::unlink(&host, Path::new(scenario.files[gone].0)).unwrap();
+        let left = (gone + 1) % 3;
+        let (path, options) = (Path::new(scenario.files[left].0), scenario.options(&host));
+        let torn = host.content(path);
+        // The change can no longer happen in all files, so completing it is not for the program to decide.
+        assert_eq!(scenario.recover(&host, left).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(recover(path, Recovery::Discard, &options).unwrap(), Recovered::Discarded);
+        assert_eq!(host.content(path), torn);
+        assert_eq!(pending(path, &options).unwrap(), None);
+    }
+}
+
+#[test]
 fn a_refused_redo_can_be_applied_or_given_up_by_decision() {
     let scenario = Scenario::one_file();
     let path = Path::new("/images/a");
