@@ -11,6 +11,9 @@ use crate::recover::recover_file;
 use crate::redo::Places;
 use crate::{Error, HostFile, Recovery, Result, Sharing};
 
+/// The extended attribute that holds an access list.
+const ACCESS_LIST: &str = "system.posix_acl_access";
+
 /// A host file that appears under its name only when it is complete and durable.
 ///
 /// ```text
@@ -129,8 +132,9 @@ impl FreshFile {
         if (old.uid(), old.gid()) != (new.uid(), new.gid()) {
             chown(&self.part, Some(old.uid()), Some(old.gid()))?;
         }
-        fs::set_permissions(&self.part, fs::Permissions::from_mode(old.mode() & 0o7777))?;
-        self.keep_xattrs()
+        // The mode comes last: what it allows must not reach those on a list that is not kept.
+        self.keep_xattrs()?;
+        fs::set_permissions(&self.part, fs::Permissions::from_mode(old.mode() & 0o7777))
     }
 
     /// Copies extended attributes, of which access lists are some.
@@ -141,6 +145,13 @@ impl FreshFile {
             Err(rustix::io::Errno::OPNOTSUPP) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
+        if !names[..len].split(|byte| *byte == 0).any(|name| name == ACCESS_LIST.as_bytes()) {
+            // A new file gets the default list of its folder.
+            match rustix::fs::removexattr(&self.part, ACCESS_LIST) {
+                Ok(()) | Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         let mut value = vec![0u8; 65536];
         for name in names[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
             let len = rustix::fs::getxattr(&self.target, name, &mut value[..])?;
@@ -245,5 +256,30 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         let fresh = FreshFile::create(&path, true).unwrap();
         assert_eq!(fs::metadata(&fresh.part).unwrap().mode() & 0o077, 0);
+    }
+
+    #[test]
+    fn what_replaces_a_file_has_no_access_list_of_its_folder_unless_the_file_had_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        fs::write(&path, b"old").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).unwrap();
+        // Version 2; then owner, user 1, group, mask and others, each as tag, permissions and id.
+        let mut list = 2u32.to_le_bytes().to_vec();
+        for (tag, permissions, id) in
+            [(1u16, 7u16, u32::MAX), (2, 6, 1), (4, 5, u32::MAX), (16, 7, u32::MAX), (32, 5, u32::MAX)]
+        {
+            list.extend([tag.to_le_bytes(), permissions.to_le_bytes()].concat());
+            list.extend(id.to_le_bytes());
+        }
+        let default = "system.posix_acl_default";
+        match rustix::fs::setxattr(dir.path(), default, &list, XattrFlags::empty()) {
+            Err(rustix::io::Errno::OPNOTSUPP) => return,
+            set => set.unwrap(),
+        }
+        FreshFile::create(&path, true).unwrap().commit().unwrap();
+        let found = rustix::fs::getxattr(&path, ACCESS_LIST, &mut [0u8; 256][..]);
+        assert_eq!(found, Err(rustix::io::Errno::NODATA));
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o660);
     }
 }
