@@ -188,8 +188,12 @@ impl Ext4 {
 
     fn take_blocks(&mut self, group: u32, start: u32, len: u32) -> Result<()> {
         let block = self.block_bitmap(group)?;
+        // They agreed at first; groups that share a bitmap fall out with theirs.
+        let Some(left) = self.groups.get(group)?.free_blocks.checked_sub(len) else {
+            return Err(Error::corrupt(Place::Group(group), "more blocks are free than its count says"));
+        };
         bitmap::fill(self.cache.modify(block)?, start, start + len, true);
-        self.groups.modify(group)?.free_blocks -= len;
+        self.groups.modify(group)?.free_blocks = left;
         self.superblock.free_blocks = self.superblock.free_blocks.saturating_sub(len.into());
         self.changed = true;
         Ok(())
@@ -270,11 +274,14 @@ impl Ext4 {
         // A group with inodes in use has a block bitmap too, as kernels see to.
         self.block_bitmap(group)?;
         let block = self.inode_bitmap(group)?;
+        let Some(left) = self.groups.get(group)?.free_inodes.checked_sub(1) else {
+            return Err(Error::corrupt(Place::Group(group), "more inodes are free than its count says"));
+        };
         bitmap::fill(self.cache.modify(block)?, index, index + 1, true);
         let per_group = self.superblock.inodes_per_group;
         let descriptor = self.groups.modify(group)?;
-        descriptor.free_inodes -= 1;
-        descriptor.used_dirs += u32::from(directory);
+        descriptor.free_inodes = left;
+        descriptor.used_dirs = descriptor.used_dirs.saturating_add(directory.into());
         descriptor.itable_unused = descriptor.itable_unused.min(per_group - index - 1);
         self.superblock.free_inodes = self.superblock.free_inodes.saturating_sub(1);
         self.changed = true;

@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use crate::error::{Error, Place, Result};
 use crate::extents::Extent;
+use crate::features::{incompat, ro_compat};
 use crate::inode::{self, Inode, flags};
 use crate::journal::FastCommit;
 use crate::mapping::{Run, RunPlace};
@@ -19,6 +20,10 @@ const MAX_BLOCKS: u64 = 1 << 20;
 pub(crate) fn apply(volume: &mut Ext4, changes: &[FastCommit]) -> Result<()> {
     if changes.is_empty() {
         return Ok(());
+    }
+    let features = &volume.superblock.features;
+    if features.has_ro_compat(ro_compat::BIGALLOC) || features.has_incompat(incompat::META_BG) {
+        return Err(Error::unsupported("fast commits to a volume with bigalloc or meta_bg"));
     }
     let mut replay =
         Replay { volume, mapped: HashSet::new(), spare: BTreeSet::new(), touched: BTreeSet::new() };
@@ -95,11 +100,19 @@ impl Replay<'_> {
     }
 
     fn unmap(&mut self, inode: &mut Inode, range: std::ops::Range<u64>) -> Result<()> {
-        let (mut at, mut freed) = (range.start, Vec::new());
+        let (mut at, mut freed, mut total) = (range.start, Vec::new(), 0);
         while at < range.end {
             let run = self.volume.run_at(inode, at)?;
             let len = run.len.min(range.end - at);
-            freed.extend(run.start().map(|start| start..start + len));
+            if let Some(start) = run.start() {
+                // Pointers that meet in one block can make a map of a few blocks endless.
+                total += len;
+                if total > self.volume.superblock.blocks {
+                    let place = Place::Inode(inode.number.into());
+                    return Err(Error::corrupt(place, "it maps more blocks than the volume has"));
+                }
+                freed.push(start..start + len);
+            }
             at += len;
         }
         self.volume.unmap(inode, range)?;
@@ -254,5 +267,60 @@ impl Replay<'_> {
             }
         }
         self.spare.into_iter().try_for_each(|block| self.volume.free_blocks(block, 1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use vmwright_disk::{Disk, MemDisk};
+    use vmwright_judges::{need, run};
+    use vmwright_vfs::{FileSystem, NewNode, NodeKind};
+
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::volume::Options;
+
+    fn made(options: &[&str]) -> Arc<dyn Disk> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        std::fs::File::create(&path).unwrap().set_len(32 << 20).unwrap();
+        run("mke2fs", [&["-q", "-F"], options, &[path.to_str().unwrap()]].concat());
+        let disk = Arc::new(MemDisk::new(32 << 20));
+        disk.write_at(&std::fs::read(&path).unwrap(), 0).unwrap();
+        disk
+    }
+
+    #[test]
+    fn volumes_of_clusters_are_refused() {
+        need!("mke2fs");
+        let disk = made(&["-t", "ext4", "-b", "1024", "-O", "bigalloc,fast_commit", "-C", "16384"]);
+        let mut volume = Ext4::open(disk, Options::default()).unwrap();
+        let range = FastCommit::AddRange { inode: 12, logical: 0, physical: 9000, len: 1, unwritten: false };
+        let error = apply(&mut volume, &[range]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        apply(&mut volume, &[]).unwrap();
+    }
+
+    #[test]
+    fn a_map_that_leads_everywhere_to_one_block_is_corrupt() {
+        need!("mke2fs");
+        let mut volume =
+            Ext4::open(made(&["-t", "ext3", "-b", "1024"]), Options { write: true, ..Options::default() })
+                .unwrap();
+        let node = NewNode { kind: NodeKind::Regular, mode: 0o600, uid: 0, gid: 0 };
+        let number = volume.create(volume.root(), b"file", &node).unwrap();
+        let number = u32::try_from(number.0).unwrap();
+        let (block, _) = volume.allocate_blocks(9000, 1).unwrap();
+        // The block of pointers leads to itself on all three levels.
+        volume.cache.put(block, (block as u32).to_le_bytes().repeat(256)).unwrap();
+        let mut inode = volume.inode(number).unwrap();
+        inode.block[14 * 4..].copy_from_slice(&(block as u32).to_le_bytes());
+        volume.put_inode(&inode).unwrap();
+        let range = FastCommit::DelRange { inode: number, logical: 0, len: u32::MAX };
+        let error = apply(&mut volume, &[range]).unwrap_err().to_string();
+        assert!(error.contains("more blocks than the volume has"), "{error}");
     }
 }

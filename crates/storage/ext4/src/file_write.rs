@@ -185,7 +185,7 @@ impl Ext4 {
     }
 
     /// Makes the rest of a file's last block zeros, so that growing shows nothing old.
-    fn zero_tail(&mut self, inode: &Inode) -> Result<()> {
+    pub(crate) fn zero_tail(&mut self, inode: &Inode) -> Result<()> {
         let size = inode.size;
         self.zero_within(inode, size..size.next_multiple_of(self.block_size()))
     }

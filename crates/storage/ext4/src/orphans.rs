@@ -9,6 +9,8 @@
 
 use std::collections::HashSet;
 
+use vmwright_vfs::FileType;
+
 use crate::checksum::crc32c;
 use crate::error::{Error, Place, Result};
 use crate::features::ro_compat;
@@ -18,6 +20,9 @@ use crate::volume::Ext4;
 
 /// What stands at the end of each block of the orphan file, before its checksum.
 const MAGIC: u32 = 0x0b10_ca04;
+
+/// The longest orphan file in blocks; mke2fs makes at most 512.
+const MAX_FILE_BLOCKS: u64 = 1 << 16;
 
 /// The size of that magic and the checksum.
 const TAIL: usize = 8;
@@ -61,13 +66,22 @@ impl Ext4 {
         if inode.has_blocks(&self.superblock) {
             let from = inode.size.div_ceil(self.block_size());
             self.unmap(&mut inode, from..u64::from(u32::MAX) + 1)?;
+            if inode.file_type == FileType::Regular {
+                self.zero_tail(&inode)?;
+            }
         }
         self.put_inode(&inode)
     }
 
     fn process_orphan_file(&mut self) -> Result<()> {
         let file = self.inode(self.superblock.orphan_file_inode())?;
-        for logical in 0..u64::from(self.directory_blocks(&file)) {
+        let blocks = file.size.div_ceil(self.block_size());
+        if blocks > MAX_FILE_BLOCKS {
+            let place = Place::Inode(file.number.into());
+            let what = "the orphan file's length in blocks, at most";
+            return Err(Error::mismatch(place, what, MAX_FILE_BLOCKS, blocks));
+        }
+        for logical in 0..blocks {
             let RunPlace::Written(block) = self.run_at(&file, logical)?.place else {
                 return Err(Error::corrupt(Place::Inode(file.number.into()), "the orphan file has a hole"));
             };

@@ -23,6 +23,9 @@ const GOOD_OLD_FIRST_INODE: u32 = 11;
 /// The most block groups that are handled: 128 TiB with blocks of 4 KiB. All descriptors are kept in memory.
 const MAX_GROUPS: u32 = 1 << 20;
 
+/// The most bytes that all descriptors together may have.
+const MAX_DESCRIPTORS: u64 = 64 << 20;
+
 fn corrupt(problem: &'static str) -> Error {
     Error::corrupt(Place::Superblock, problem)
 }
@@ -156,6 +159,9 @@ impl Superblock {
         let Ok(groups @ 1..=MAX_GROUPS) = u32::try_from(groups) else {
             return Err(Error::unsupported("the filesystem has more block groups than can be handled"));
         };
+        if u64::from(groups) * u64::from(self.desc_size) > MAX_DESCRIPTORS {
+            return Err(Error::unsupported("the filesystem has larger descriptors than can be handled"));
+        }
         if u64::from(groups) * u64::from(self.inodes_per_group) != u64::from(self.inodes) {
             return Err(corrupt("the number of inodes is not that of all groups together"));
         }
@@ -364,5 +370,36 @@ impl Superblock {
         let start = self.first_data_block + group * u64::from(self.blocks_per_group);
         let skip = u32::try_from(group).is_ok_and(|group| self.has_superblock(group));
         start + u64::from(skip)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromZeros;
+
+    use super::*;
+    use crate::ErrorKind;
+
+    #[test]
+    fn more_descriptors_than_memory_allows_are_refused() {
+        let mut raw = RawSuperblock::new_zeroed();
+        raw.s_magic.set(SUPERBLOCK_MAGIC);
+        raw.s_rev_level.set(DYNAMIC_REVISION);
+        raw.s_feature_incompat.set(incompat::BIT64);
+        raw.s_inode_size.set(128);
+        raw.s_first_data_block.set(1);
+        raw.s_blocks_per_group.set(8);
+        raw.s_inodes_per_group.set(8);
+        let groups = MAX_GROUPS;
+        raw.s_inodes_count.set(groups * 8);
+        raw.s_blocks_count_lo.set(groups * 8 + 1);
+        let parse = |raw: &RawSuperblock| {
+            let bytes = raw.as_bytes().try_into().expect("it has 1,024 bytes");
+            Superblock::parse(bytes, 1 << 40)
+        };
+        raw.s_desc_size.set(64);
+        assert_eq!(parse(&raw).map(|superblock| superblock.groups).ok(), Some(groups));
+        raw.s_desc_size.set(1024);
+        assert_eq!(parse(&raw).map(|_| ()).unwrap_err().kind(), ErrorKind::Unsupported);
     }
 }

@@ -370,11 +370,11 @@ fn decode_entries(place: Place, area: &[u8], start: usize) -> Result<Vec<Attribu
     }
     let values_from = at + END;
     let mut attributes: Vec<Attribute> = Vec::with_capacity(entries.len());
-    let mut total = 0;
+    let mut total = start + END;
     for (entry, name) in entries {
         let attribute = decode_entry(place, area, values_from, (entry, name))?;
-        // Values that overlap could otherwise expand one block into megabytes.
-        total += attribute.here().len();
+        // Values that overlap could otherwise expand one block into megabytes, and not be encoded again.
+        total += attribute.space();
         if total > area.len() || attributes.iter().any(|other| other.is((attribute.index, name))) {
             return Err(Error::corrupt(place, "extended attributes overlap or repeat"));
         }
@@ -623,6 +623,20 @@ mod tests {
         again.remove(b"user.small").unwrap();
         again.encode_inode(&mut area);
         assert_eq!(area, [0; 96], "an empty area has no magic");
+    }
+
+    #[test]
+    fn values_that_share_bytes_are_corrupt_where_they_would_not_fit_apart() {
+        let mut area = vec![0; 96];
+        put_u32(&mut area, 0, MAGIC);
+        for (slot, index) in [1, 4, 6, 7].into_iter().enumerate() {
+            let at = INODE_HEADER + slot * ENTRY;
+            area[at + 1] = index;
+            put_u16(&mut area, at + 2, 68);
+            put_u32(&mut area, at + 8, 21);
+        }
+        let error = Attributes::decode(12, &area, None, 4096).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
     }
 
     #[test]

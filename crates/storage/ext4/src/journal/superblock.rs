@@ -23,6 +23,10 @@ const DEFAULT_FAST_COMMIT_BLOCKS: u32 = 256;
 /// The fewest blocks that the other part must keep for fast commits to have theirs.
 const MIN_BLOCKS: u32 = 1024;
 
+/// The most blocks of a journal that is followed: 16 GiB with blocks of 4 KiB. Its file may map one block many
+/// times, so its length costs whoever made it nothing.
+const MAX_BLOCKS: u32 = 1 << 22;
+
 /// Where the checksum is in the superblock.
 const CHECKSUM_AT: usize = 0xfc;
 
@@ -87,6 +91,9 @@ impl JournalSuperblock {
         journal.verify()?;
         if u64::from(journal.end) > file_blocks || journal.first == 0 {
             return Err(corrupt("the journal's bounds do not fit its file"));
+        }
+        if journal.end > MAX_BLOCKS {
+            return Err(Error::unsupported("the journal is longer than can be handled"));
         }
         journal.find_fast_commits();
         let start = journal.start();
@@ -243,6 +250,14 @@ mod tests {
     fn fast_commits_take_the_end_of_the_journal() {
         let journal = parse(&bytes(INCOMPAT_CSUM_V3 | INCOMPAT_FAST_COMMIT)).unwrap();
         assert_eq!((journal.end, journal.fast_commits), (3840, 3841..4096));
+    }
+
+    #[test]
+    fn a_journal_longer_than_memory_allows_is_refused() {
+        let mut bytes = bytes(0);
+        bytes[0x10..0x14].copy_from_slice(&u32::MAX.to_be_bytes());
+        let error = JournalSuperblock::parse(&bytes, 4096, 1 << 32).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
     }
 
     #[test]
