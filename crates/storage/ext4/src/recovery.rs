@@ -44,11 +44,11 @@ impl Ext4 {
             return Err(Error::unsupported("the journal records an error: the filesystem must be checked"));
         }
         if !pending {
-            // Without the flag what is in the journal is old.
-            return if journal.start() == 0 {
-                Ok(())
-            } else {
-                self.empty(&inode, &journal, journal.sequence())
+            // Without the flag what is in the journal is old, and so are the numbers of its transactions: a
+            // later one of the same number could seem to go on with them. There are fewer than blocks.
+            return match journal.start() {
+                0 => Ok(()),
+                _ => self.empty(&inode, &journal, journal.sequence().wrapping_add(journal.end)),
             };
         }
         let read = |index: u32| {

@@ -147,6 +147,33 @@ fn crashed_after_fast_commits(image: &Path, copy: &Path) {
     std::fs::copy(image, copy).unwrap();
 }
 
+/// What the journal's superblock says of the next transaction's number.
+fn journal_sequence(path: &Path) -> u32 {
+    let told = run("dumpe2fs", ["-h".as_ref(), path.as_os_str()]);
+    let line = told.lines().find_map(|line| line.strip_prefix("Journal sequence:")).unwrap();
+    u32::from_str_radix(line.trim().trim_start_matches("0x"), 16).unwrap()
+}
+
+#[test]
+fn a_journal_that_counts_no_more_keeps_its_numbers_for_itself() {
+    need!("mke2fs", "debugfs", "dumpe2fs", "sync");
+    if !can_mount() {
+        skip!("mounting is not possible");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let image = make(dir.path(), &["-t", "ext4"]);
+    let (replayed, dropped) = (dir.path().join("replayed"), dir.path().join("dropped"));
+    crashed(&image, &replayed);
+    std::fs::copy(&replayed, &dropped).unwrap();
+    run("debugfs", ["-w", "-R", "feature -needs_recovery", dropped.to_str().unwrap()]);
+    for path in [&replayed, &dropped] {
+        Ext4::open(Arc::new(HostFile::open(path, false).unwrap()), Options::writable()).unwrap();
+    }
+    // Else what is still in the log could pass for the continuation of a transaction to come.
+    let (dropped, replayed) = (journal_sequence(&dropped), journal_sequence(&replayed));
+    assert!(dropped >= replayed, "{dropped} is still in the log, which ends before {replayed}");
+}
+
 #[test]
 fn fast_commits_are_seen_and_finished() {
     need!("mke2fs", "e2fsck", "sync");
