@@ -28,7 +28,7 @@ fn volume(kind: &[&str]) -> Vec<u8> {
     }
     let image = dir.join("image");
     let status = std::process::Command::new("mke2fs")
-        .args(["-q", "-F", "-b", "1024", "-d"])
+        .args(["-q", "-F", "-b", "1024", "-N", "1024", "-d"])
         .arg(dir.join("tree"))
         .args(kind)
         .arg(&image)

@@ -2,31 +2,41 @@
 
 use std::path::{Path, PathBuf};
 
-use vmwright_image::chain::{Beneath, Gate};
+use vmwright_image::chain::{Beneath, DenyAll, Gate, is_named_qcow2};
 
 /// The argument that lets more backing files through.
 #[derive(clap::Args)]
 pub(crate) struct Backing {
-    /// Also open backing files that the image names beneath this folder; those beside the image are always opened
+    /// Also open backing files that the image names beneath this folder. Those beside the image are opened
+    /// anyway, if its name ends in .qcow2 or its format is given
     #[arg(long, value_name = "FOLDER", help_heading = "Opening the disk")]
     backing_in: Vec<PathBuf>,
 }
 
 impl Backing {
-    /// The gate that the arguments stand for.
-    pub(crate) fn gate(&self) -> anyhow::Result<UserGate> {
-        Ok(UserGate { beside: Beneath::image_folder(), named: Beneath::folders(&self.backing_in)? })
+    /// The gate that the arguments stand for, for an image whose format the user named or whose bytes only tell.
+    pub(crate) fn gate(&self, image: &Path, format_named: bool) -> anyhow::Result<UserGate> {
+        let probed = (!format_named && !is_named_qcow2(image)).then(|| image.to_owned());
+        let named = Beneath::folders(&self.backing_in)?;
+        Ok(UserGate { probed, beside: Beneath::image_folder(), named })
     }
 }
 
 /// Lets backing files through that lie beside the image or beneath the folders that the user named.
 pub(crate) struct UserGate {
+    /// The image, where nothing but its first bytes says that it is a qcow2. A guest that ran on it as a raw
+    /// image could have written them, so what lies beside it is not opened.
+    probed: Option<PathBuf>,
     beside: Beneath,
     named: Beneath,
 }
 
 impl Gate for UserGate {
     fn admit(&self, image: &Path, name: &str) -> vmwright_image::Result<PathBuf> {
-        self.beside.admit(image, name).or_else(|_| self.named.admit(image, name))
+        let beside = match &self.probed {
+            Some(probed) if probed == image => DenyAll.admit(image, name),
+            _ => self.beside.admit(image, name),
+        };
+        beside.or_else(|_| self.named.admit(image, name))
     }
 }

@@ -289,6 +289,17 @@ fn a_backing_file_elsewhere_needs_permission() {
 }
 
 #[test]
+fn a_raw_disk_that_claims_to_be_an_overlay_shows_nothing_of_its_neighbours() {
+    let place = place!();
+    place.ok("disk create -b disk.qcow2 claim.qcow2");
+    fs::rename(place.path("claim.qcow2"), place.path("claim.raw")).unwrap();
+    place.fails("guest cat claim.raw /etc/hostname", 3);
+    place.fails("disk convert claim.raw copy.raw -O raw", 3);
+    place.fails("vm create --disk claim.raw --name spy", 3);
+    assert_eq!(place.ok("guest cat -f qcow2 claim.raw /etc/hostname"), "before\n");
+}
+
+#[test]
 fn completions_know_the_verbs() {
     let output = Command::new(env!("CARGO_BIN_EXE_vmwright")).args(["completion", "bash"]).output().unwrap();
     assert!(String::from_utf8(output.stdout).unwrap().contains("reconcile"));

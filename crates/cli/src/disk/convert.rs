@@ -85,7 +85,7 @@ fn open(args: &Args) -> anyhow::Result<Box<dyn Disk>> {
     let file = transaction.open(&args.source, Access::Read)?;
     let id = HostFile::open_forced(&args.source)?.id();
     let how = ChainOptions { force_share: args.force_share, ..ChainOptions::read_only() };
-    let gate = args.backing.gate()?;
+    let gate = args.backing.gate(&args.source, args.format.is_some())?;
     Ok(Box::new(open_over(file, &args.source, Some(id), choice(args.format), &gate, how)?))
 }
 

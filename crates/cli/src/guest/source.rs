@@ -57,7 +57,7 @@ pub(crate) struct Editing {
 
 impl Opening {
     fn read(&self, image: &Path, force_share: bool) -> anyhow::Result<Guest> {
-        let gate = self.backing.gate()?;
+        let gate = self.backing.gate(image, self.format.is_some())?;
         let mode = if force_share { Mode::ForceShare } else { Mode::Read };
         Ok(Guest::open(&[image], &self.options(mode, &gate))?)
     }
@@ -94,7 +94,7 @@ impl Editing {
         if self.dry_run {
             self.refuse_pending(image)?;
         }
-        let gate = self.opening.backing.gate()?;
+        let gate = self.opening.backing.gate(image, self.opening.format.is_some())?;
         let mut options = self.opening.options(Mode::Edit, &gate);
         options.write_mode =
             if self.ordered && !self.dry_run { WriteMode::Ordered } else { WriteMode::Transaction };

@@ -33,6 +33,16 @@ pub trait Gate {
     }
 }
 
+/// Whether the name of a file says that it is a qcow2 image: it ends in `.qcow2` or `.qcow`.
+///
+/// A guest that runs on a raw image chooses the first bytes of that file, but never its name. So a format that
+/// was only probed is believed with a backing file where the name agrees.
+pub fn is_named_qcow2(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    extension
+        .is_some_and(|extension| ["qcow2", "qcow"].iter().any(|known| extension.eq_ignore_ascii_case(known)))
+}
+
 /// Allows nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DenyAll;

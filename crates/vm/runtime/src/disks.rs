@@ -43,6 +43,14 @@ pub(crate) fn look(path: &Path) -> Result<BaseImage> {
     let path = canonical(path)?;
     recover(&path)?;
     let (format, mut next) = link(&path, FormatChoice::Probe)?;
+    if next.is_some() && !chain::is_named_qcow2(&path) {
+        // A guest that ran on it as a raw image could have written these first bytes.
+        return Err(Error::unsupported(format!(
+            "{} names a backing file, and only its first bytes say that it is a qcow2; rename it to end in .qcow2 \
+             if it is one",
+            path.display()
+        )));
+    }
     let identity = FileIdentity::of(&path)?;
     let mut backing = Vec::new();
     let mut above = path.clone();
@@ -86,7 +94,7 @@ fn link(path: &Path, choice: FormatChoice) -> Result<(DiskFormat, Option<Beneath
 /// Finishes an edit of an image that a crash left half done.
 pub(crate) fn recover(path: &Path) -> Result<()> {
     if vmwright_disk::pending(path, &TransactionOptions::default()).map_err(disk)?.is_some() {
-        vmwright_disk::recover(path, Recovery::Apply, &TransactionOptions::default()).map_err(disk)?;
+        vmwright_disk::recover(path, Recovery::Auto, &TransactionOptions::default()).map_err(disk)?;
     }
     Ok(())
 }
