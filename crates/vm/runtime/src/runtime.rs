@@ -11,7 +11,7 @@ use crate::config::VmConfig;
 use crate::layout::{Home, VmDir};
 use crate::machine::{self, Request, State};
 use crate::protocol::{self, FileInfo};
-use crate::shim::state::ExitRecord;
+use crate::shim::state::{self, ExitRecord};
 use crate::store::{SqliteStore, Store, VmRow};
 use crate::sys::BoundSpawner;
 use crate::{Error, ErrorKind, ExecRequest, PutRequest, Result, Session, VmName, process};
@@ -141,11 +141,14 @@ impl Runtime {
         let config = parse_config(&row)?;
         let exit = row.detail.as_deref().and_then(|detail| serde_json::from_str(detail).ok());
         let dir = self.home.vm(&row.name);
+        // A shim that has started its monitor again says so in its own record.
+        let recorded = if row.state.has_vmm() { state::read_state(&dir).ok().flatten() } else { None };
+        let pid = recorded.and_then(|state| state.vmm).map_or(row.pid, |vmm| Some(vmm.pid));
         Ok(VmInfo {
             name: row.name,
             state: row.state,
             config,
-            pid: row.pid,
+            pid,
             exit,
             ephemeral: row.ephemeral,
             dir,
@@ -161,7 +164,18 @@ impl Runtime {
         }
         let path = image.canonicalize().map_err(|source| Error::host("find", image, source))?;
         let identity = crate::FileIdentity::of(&path)?;
-        self.store()?.image_users(&path, identity.device, identity.inode)
+        let mut users = Vec::new();
+        for name in self.store()?.image_users(&path, identity.device, identity.inode)? {
+            // One that is gone with whoever ran it depends on nothing any more.
+            match self.row(&name) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                row => {
+                    row?;
+                    users.push(name);
+                }
+            }
+        }
+        Ok(users)
     }
 
     /// Runs a program in a guest. The store is not opened for this.

@@ -198,6 +198,7 @@ fn a_run_whose_command_is_killed_leaves_nothing() {
     // The shim alone sees to it; the store is all that waits for the next command.
     host.no_process_is_left();
     assert!(!dir.path().exists() && !dir.sockets().exists());
+    assert_eq!(runtime.image_users(&host.base).unwrap(), [], "its image is free");
     assert!(runtime.list().unwrap().is_empty());
     drop(runtime);
     host.assert_nothing_is_left();

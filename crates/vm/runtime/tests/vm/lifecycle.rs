@@ -9,6 +9,7 @@ use vmwright_runtime::{
     BackendChoice, DiskMode, ErrorKind, ExecRequest, ExitCause, ExitStatus, PutRequest, Restart, RunRequest,
     Runtime, SessionEvent, StartOptions, State, StopOptions,
 };
+use vmwright_vmm::ProcessIdentity;
 use vmwright_vmm::fake::{Fake, Fault};
 
 fn started(host: &Host) -> (Runtime, vmwright_runtime::VmName) {
@@ -277,6 +278,22 @@ fn a_machine_that_dies_is_started_again_as_often_as_asked() {
     let log = std::fs::read_to_string(ended.dir.shim_log()).unwrap();
     assert!(log.contains("restart 1") && log.contains("restart 2") && !log.contains("restart 3"), "{log}");
     runtime.delete(&vm, false).unwrap();
+    host.no_process_is_left();
+}
+
+#[test]
+fn a_machine_that_was_started_again_has_its_new_process() {
+    let host = Host::new();
+    let (runtime, vm) = (host.runtime(), name(&host.vm()));
+    let mut request = host.request(vm.as_str(), Fault::None);
+    request.restart = Restart::OnFailure(1);
+    runtime.create(&request).unwrap();
+    runtime.start(&vm, &StartOptions::default()).unwrap();
+    let pid = || runtime.inspect(&vm).unwrap().pid;
+    let first = pid().unwrap();
+    assert!(ProcessIdentity::of(first).unwrap().unwrap().kill().unwrap());
+    eventually("the second process is known", || pid().is_some_and(|second| second != first));
+    runtime.delete(&vm, true).unwrap();
     host.no_process_is_left();
 }
 
