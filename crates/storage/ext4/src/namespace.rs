@@ -278,16 +278,22 @@ impl Ext4 {
             None => self.add_name(to, to_name, moved.number, moved.file_type)?,
         }
         self.remove_name(from, from_name)?;
-        if moved.is_directory() && from != to {
-            self.set_parent(moved.number, to)?;
-            self.count_subdirectory(from, false)?;
-            self.count_subdirectory(to, true)?;
+        if moved.is_directory() {
+            if from != to {
+                self.set_parent(moved.number, to)?;
+            }
+            // One that takes another's place leaves the count as it is.
+            match target {
+                None if from == to => {}
+                None => {
+                    self.count_subdirectory(from, false)?;
+                    self.count_subdirectory(to, true)?;
+                }
+                Some(_) => self.count_subdirectory(from, false)?,
+            }
         }
         self.stamp(moved.number)?;
-        let Some(target) = target else { return Ok(()) };
-        let directory = target.is_directory();
-        self.drop_link(target)?;
-        if directory { self.count_subdirectory(to, false) } else { Ok(()) }
+        target.map_or(Ok(()), |target| self.drop_link(target))
     }
 
     fn exchange(
@@ -296,6 +302,12 @@ impl Ext4 {
         ((to, to_name), target): ((u32, &[u8]), Inode),
     ) -> Result<()> {
         self.check_not_within(&target, from)?;
+        match (moved.is_directory(), target.is_directory()) {
+            _ if from == to => {}
+            (true, false) => self.check_subdirectory(&self.directory(to)?)?,
+            (false, true) => self.check_subdirectory(&self.directory(from)?)?,
+            _ => {}
+        }
         self.set_name(to, to_name, moved.number, moved.file_type)?;
         self.set_name(from, from_name, target.number, target.file_type)?;
         for (inode, old, new) in [(&moved, from, to), (&target, to, from)] {

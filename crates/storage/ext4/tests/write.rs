@@ -333,3 +333,32 @@ fn reading_writes_nothing() {
     let error = volume.create(volume.root(), b"x", &new(NodeKind::Fifo)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ReadOnly);
 }
+
+#[test]
+fn a_directory_with_as_many_directories_as_it_can_takes_no_more() {
+    need!("mke2fs", "debugfs");
+    let image = Image::make(16, &["-t", "ext4", "-O", "^dir_nlink"]);
+    let mut volume = image.open();
+    let root = volume.root();
+    let full = directory(&mut volume, root, "full");
+    file(&mut volume, full, "file", b"");
+    directory(&mut volume, full, "inside");
+    directory(&mut volume, root, "outside");
+    volume.sync().unwrap();
+    drop(volume);
+    let count = format!("sif <{}> links_count 65000", full.0);
+    run("debugfs", ["-w", "-R", &count, image.path.to_str().unwrap()]);
+    let mut volume = image.open();
+    let (outside, new_name) = ((root, &b"outside"[..]), (full, &b"new"[..]));
+    for (to, mode) in [((full, &b"file"[..]), RenameMode::Exchange), (new_name, RenameMode::NoReplace)] {
+        assert_eq!(volume.rename(outside, to, mode).unwrap_err().kind(), ErrorKind::NoSpace, "{mode:?}");
+    }
+    assert_eq!(
+        volume.rename((full, b"file"), outside, RenameMode::Exchange).unwrap_err().kind(),
+        ErrorKind::NoSpace
+    );
+    // One that takes another's place makes no more of them.
+    volume.rename(outside, (full, b"inside"), RenameMode::Replace).unwrap();
+    assert_eq!(volume.metadata(full).unwrap().links, 65_000);
+    assert_eq!(volume.metadata(root).unwrap().links, 4, "its own two, lost+found and full");
+}
