@@ -96,12 +96,64 @@ fn kind(cause: &(dyn std::error::Error + 'static)) -> Option<ErrorKind> {
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let error_style = style("31;1");
     let plain = style("0");
-    eprintln!("{error_style}error{plain}: {}", escape(&format!("{error:#}")));
+    if is_reader_gone(error) {
+        return ExitCode::from(READER_GONE);
+    }
+    eprintln!("{error_style}error{plain}: {}", escape(&text(error)));
+    if let Some(advice) = advice(error) {
+        eprintln!("{advice}");
+    }
     ExitCode::from(reason(error).code())
+}
+
+/// The exit code where whoever read the answer has read enough: that of a program which SIGPIPE ended.
+const READER_GONE: u8 = 128 + 13;
+
+/// Whether an error only says that nobody reads standard output any more, as in `vmwright … | head`.
+fn is_reader_gone(error: &anyhow::Error) -> bool {
+    let broken = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind)
+            == Some(std::io::ErrorKind::BrokenPipe)
+    };
+    error.chain().any(broken) && is_hung_up(&std::io::stdout())
+}
+
+/// Whether a descriptor is a pipe that nobody reads.
+fn is_hung_up(descriptor: &impl std::os::fd::AsFd) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut polled = [PollFd::new(descriptor.as_fd(), PollFlags::empty())];
+    let answered = poll(&mut polled, PollTimeout::ZERO).is_ok_and(|count| count > 0);
+    answered && polled[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR))
+}
+
+/// An error and its causes in one line. A cause that begins with what it is told of says that itself.
+fn text(error: &anyhow::Error) -> String {
+    let causes: Vec<_> = error.chain().map(ToString::to_string).collect();
+    let told: Vec<_> = causes
+        .iter()
+        .enumerate()
+        .filter(|(index, cause)| !causes.get(index + 1).is_some_and(|next| next.starts_with(cause.as_str())))
+        .map(|(_, cause)| cause.as_str())
+        .collect();
+    told.join(": ")
+}
+
+/// What to do next, where the error itself cannot know which arguments there are.
+fn advice(error: &anyhow::Error) -> Option<&'static str> {
+    let silent = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<vmwright_runtime::Error>().is_some_and(|error| error.guest_silence().is_some())
+    };
+    error.chain().any(silent).then_some(
+        "a slow guest needs a longer --timeout, one that ran out of memory more --memory; a machine that stays \
+         keeps its whole console: `vmwright vm logs NAME`",
+    )
 }
 
 /// Like [`report`], for commands whose exit code otherwise belongs to the guest.
 pub(crate) fn report_around_guest(error: &anyhow::Error) -> ExitCode {
+    if is_reader_gone(error) {
+        return ExitCode::from(READER_GONE);
+    }
     report(error);
     ExitCode::from(OWN_FAILURE)
 }
@@ -138,6 +190,22 @@ mod tests {
         assert_eq!(reason(&error), Reason::Refused);
         assert_eq!(reason(&Failure::usage("?")), Reason::Usage);
         assert_eq!(reason(&anyhow::anyhow!("?")), Reason::Failed);
+    }
+
+    #[test]
+    fn what_a_cause_says_itself_is_said_once() {
+        let refused = || anyhow::anyhow!("cannot stop a: it is busy");
+        assert_eq!(text(&refused().context("cannot stop a")), "cannot stop a: it is busy");
+        assert_eq!(text(&refused().context("cannot stop")), "cannot stop a: it is busy");
+        assert_eq!(text(&refused().context("no")), "no: cannot stop a: it is busy");
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_is_told_from_one_that_somebody_does() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        assert!(!is_hung_up(&writer));
+        drop(reader);
+        assert!(is_hung_up(&writer));
     }
 
     #[test]

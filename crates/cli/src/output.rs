@@ -8,9 +8,10 @@ use crate::failure::escape;
 
 /// Writes a value as indented JSON and a newline.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
-    out.write_all(b"\n")?;
+    // Made whole first: an error of serde_json's would hide why the writing failed.
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    io::stdout().lock().write_all(&text)?;
     Ok(())
 }
 

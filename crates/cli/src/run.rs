@@ -56,10 +56,13 @@ pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else {
         args.command
     };
-    let session = machine.exec(&streams.request(&command));
-    let code = attach(session.with_context(attempt)?, &streams)?;
+    let session = machine.exec(&streams.request(&command)).with_context(attempt);
+    let code = session.and_then(|session| attach(session, &streams));
     let name = machine.name().clone();
-    machine.finish().with_context(|| format!("cannot end {name}"))?;
+    // Whatever became of the command, the machine is ended, and the command's own failure is the one to tell.
+    let ended = machine.finish().with_context(|| format!("cannot end {name}"));
+    let code = code?;
+    ended?;
     if args.keep {
         note(format!("kept as {name}"));
     }

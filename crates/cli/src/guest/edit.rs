@@ -45,7 +45,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         substitutions => Ok(ops::substitute(root, path, substitutions)?),
     });
     if !edited.with_context(attempt)? && !args.editing.is_dry_run() {
-        line(format!("{} is as it was: nothing matched", args.path))?;
+        let why = if args.expressions.is_empty() { "the editor left it so" } else { "nothing matched" };
+        line(format!("{} is as it was: {why}", args.path))?;
     }
     Ok(())
 }
