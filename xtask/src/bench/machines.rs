@@ -63,7 +63,10 @@ impl ByHand {
             kernel: copy("kernel")?,
             initramfs: copy("initramfs")?,
             agent: bench.work.join("agent.sock"),
-            cmdline: format!("quiet cryptomgr.notests console=ttyS0 reboot=t panic=-1 tsc_early_khz={}", tsc_khz()?),
+            cmdline: format!(
+                "quiet cryptomgr.notests console=ttyS0 reboot=t panic=-1 tsc_early_khz={}",
+                tsc_khz()?
+            ),
         })
     }
 

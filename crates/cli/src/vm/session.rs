@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use vmwright_runtime::{ExitStatus, Session, SessionEvent, SessionInput, SessionOutput};
@@ -113,7 +114,13 @@ fn forward_signals(input: SessionInput, raw: bool) -> anyhow::Result<()> {
                     terminal::size().map_or(Ok(()), |(rows, columns)| input.resize(rows, columns))
                 }
                 Signal::SIGWINCH => Ok(()),
-                _ => input.signal(signal as i32),
+                _ => {
+                    // A guest that hangs passes nothing on: whoever asked must still get rid of this process.
+                    if matches!(signal, Signal::SIGTERM | Signal::SIGHUP) {
+                        thread::spawn(move || detach_after(signal));
+                    }
+                    input.signal(signal as i32)
+                }
             };
             if sent.is_err() {
                 break;
@@ -121,4 +128,16 @@ fn forward_signals(input: SessionInput, raw: bool) -> anyhow::Result<()> {
         }
     });
     Ok(())
+}
+
+/// How long a command may take to end after it was told to.
+const LAST_CHANCE: Duration = Duration::from_secs(10);
+
+/// Ends this process, as the signal would have, where the command in the guest does not end in time.
+fn detach_after(signal: Signal) {
+    thread::sleep(LAST_CHANCE);
+    crate::output::note(format!(
+        "the command did not end within {LAST_CHANCE:?} of {signal}: it is left alone"
+    ));
+    std::process::exit(128 + signal as i32);
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::net::UnixListener;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use vmwright_agent_proto::{
     Event, Goodbye, Hello, MAX_FRAME, Message, Mode, Request, Session, Shutdown, StreamId,
@@ -22,6 +22,10 @@ const SIGNALS: u64 = 1;
 const LISTENER: u64 = 2;
 /// The length of one record that a signal descriptor delivers; the signal's number is its first integer.
 const SIGNAL_RECORD: usize = 128;
+
+/// How long the news that a program runs waits for the news that it has ended: most programs that are asked for
+/// are short, and each write to the port costs more than they do.
+const TOGETHER: Duration = Duration::from_millis(4);
 
 /// Where connections come from.
 pub(crate) enum Source {
@@ -52,6 +56,8 @@ pub(crate) struct Server {
     hello: Hello,
     reach: Reach,
     tasks: BTreeMap<StreamId, Task>,
+    /// Output that waits a moment for what may follow, by its length, and until when it waits.
+    held: Option<(usize, Instant)>,
     /// Set once the agent is to end, to how.
     ending: Option<Goodbye>,
 }
@@ -71,6 +77,7 @@ impl Server {
             hello,
             reach,
             tasks: BTreeMap::new(),
+            held: None,
             ending: None,
         };
         match source {
@@ -87,7 +94,9 @@ impl Server {
     pub(crate) fn run(mut self) -> io::Result<()> {
         let mut tokens = Vec::new();
         loop {
-            self.flush();
+            if !self.holds() {
+                self.flush();
+            }
             if let Some(why) = self.ending {
                 return self.end(why);
             }
@@ -122,6 +131,16 @@ impl Server {
             self.adopt(channel)?;
         }
         Ok(())
+    }
+
+    /// Whether the output is to wait: nothing was added to it, and its moment is not over.
+    fn holds(&mut self) -> bool {
+        let Some((len, until)) = self.held else { return false };
+        let holds = self.session.output().len() == len && Instant::now() < until;
+        if !holds {
+            self.held = None;
+        }
+        holds
     }
 
     /// Sends what the session has, as far as the channel takes it.
@@ -205,7 +224,11 @@ impl Server {
         let task = match request {
             Request::Exec(exec) => {
                 let process = Process::start(id, &exec, &self.epoll)?;
+                let was_idle = self.session.output().is_empty();
                 self.answer(id, Message::Started(process.pid().map_or(0, |pid| pid.unsigned_abs())));
+                if was_idle {
+                    self.held = Some((self.session.output().len(), Instant::now() + TOGETHER));
+                }
                 Task::Process(Box::new(process))
             }
             Request::Put(put) => Task::Writing(Box::new(Writing::start(id, put)?)),
@@ -324,7 +347,9 @@ impl Server {
     /// Milliseconds until some task must be looked at; negative for never.
     fn timeout(&self) -> i32 {
         let now = Instant::now();
-        let next = self.deadlines().map(|(_, deadline)| deadline.saturating_duration_since(now)).min();
+        let deadlines =
+            self.deadlines().map(|(_, deadline)| deadline).chain(self.held.map(|(_, until)| until));
+        let next = deadlines.map(|deadline| deadline.saturating_duration_since(now)).min();
         next.map_or(-1, |left| left.as_millis() as i32 + 1)
     }
 
