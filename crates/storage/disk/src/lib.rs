@@ -60,7 +60,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! What an interrupted commit leaves is found by [`pending`] and settled by [`recover`]; opening a file in a transaction
+//! What an interrupted commit leaves is found by [`pending`] and settled by [`recover()`]; opening a file in a transaction
 //! does so by itself. `docs/formats/redo.md` has the format and the argument for each step.
 //!
 //! # Features

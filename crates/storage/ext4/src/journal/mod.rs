@@ -4,7 +4,7 @@
 //! ┌superblock┐┌descriptor┐┌data┐┌data┐┌revoke┐┌commit n┐┌descriptor┐… wraps … ┌fast commits┐
 //! ```
 //!
-//! Numbers are big-endian. Replaying is not copying: [`recover`] answers which block of the journal holds
+//! Numbers are big-endian. Replaying is not copying: [`recover()`] answers which block of the journal holds
 //! the newest content of which block of the volume. Fast commits describe changes to files instead; they
 //! come as a list for the layer that knows files.
 
