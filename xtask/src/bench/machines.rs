@@ -166,9 +166,8 @@ fn in_machine(bench: &Bench) -> Result<Vec<Row>> {
     let no_op = no_op.to_str().context("the path is not UTF-8")?;
     run_command(&mut bench.vmwright(["vm", "cp", no_op, "bench:/usr/local/bin/no-op"]))?;
     // The system still starts its services after the agent answers: let it finish.
-    let mut settle =
-        bench.vmwright(["vm", "exec", "bench", "--", "systemctl", "is-system-running", "--wait"]);
-    settle.stdout(Stdio::null()).status()?;
+    let wait = "until [ -e /run/systemd/private ]; do sleep 0.1; done; systemctl is-system-running --wait";
+    bench.vmwright(["vm", "exec", "bench", "--", "sh", "-c", wait]).stdout(Stdio::null()).status()?;
     let exec = |program| repeat(51, || time(&mut bench.vmwright(["vm", "exec", "bench", "--", program])));
     let no_op = exec("/usr/local/bin/no-op")?;
     let dynamic = exec("/bin/true")?;
