@@ -1,8 +1,6 @@
 //! Content that is kept within the inode: the first 60 bytes in its block map's place, the rest as the
 //! extended attribute `system.data`.
 
-use std::ops::ControlFlow;
-
 use crate::directory::{Found, Visit};
 use crate::error::{Error, Place, Result};
 use crate::inode::Inode;
@@ -40,15 +38,7 @@ impl Ext4 {
             let inode = if name == b"." { dir.number } else { parent };
             return Ok(Some(Found { inode, file_type: crate::dir_block::TYPE_DIRECTORY }));
         }
-        let mut found = None;
-        self.visit_inline(dir, &mut |entry, inode, file_type| {
-            if entry == name {
-                found = Some(Found { inode, file_type });
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        })?;
-        Ok(found)
+        self.scan(dir, name)
     }
 
     /// Visits the names of an inline directory: one chain in the block map's place, one in the attribute.

@@ -152,7 +152,7 @@ impl Ext4 {
     }
 
     /// Finds a name by going through all.
-    fn scan(&self, dir: &Inode, name: &[u8]) -> Result<Option<Found>> {
+    pub(crate) fn scan(&self, dir: &Inode, name: &[u8]) -> Result<Option<Found>> {
         let mut found = None;
         self.visit_names(dir, &mut |entry, inode, file_type| {
             if entry == name {
