@@ -5,5 +5,7 @@
 mod model;
 
 libfuzzer_sys::fuzz_target!(|script: &[u8]| {
-    model::run(&model::steps(script));
+    let (head, script) = script.split_at(script.len().min(4));
+    let shape = model::qcow2(head);
+    model::run(&shape, &model::steps(script, shape.scale));
 });

@@ -7,12 +7,12 @@ use crate::workspace::Metadata;
 /// The lines of the architecture, lowest first.
 const LINES: [&[&str]; 8] = [
     &["vmwright-disk", "vmwright-agent-proto"],
-    &["vmwright-agent"],
+    &["vmwright-crypt", "vmwright-agent"],
     &["vmwright-vfs", "vmwright-image", "vmwright-volume"],
-    &["vmwright-ext4"],
+    &["vmwright-ext4", "vmwright-nbd"],
     &["vmwright-guest", "vmwright-boot", "vmwright-vmm"],
     &["vmwright-runtime"],
-    &[],
+    &["vmwright-server"],
     &["vmwright"],
 ];
 

@@ -7,13 +7,12 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use vmwright_disk::{Access, Disk, HostFile, Sharing, Transaction, TransactionOptions};
+use vmwright_disk::{Disk, Sharing, Transaction, TransactionOptions};
 use vmwright_image::Format;
-use vmwright_image::chain::{ChainOptions, open_over};
+use vmwright_image::chain::{ChainOptions, open_in};
 use vmwright_image::copy::{ConvertOptions, convert};
 
 use super::{FormatName, choice, options, or_force};
-use crate::failure::Failure;
 use crate::gate::Backing;
 use crate::output::{line, size};
 
@@ -56,15 +55,12 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let attempt = || format!("cannot convert {} to {}", args.source.display(), args.target.display());
     let format: Format = args.output_format.into();
-    if args.compress && format != Format::Qcow2 {
-        return Err(Failure::usage(format!("the {format} format has no compression"))).with_context(attempt);
-    }
     let mut wanted = ConvertOptions::new(format);
     wanted.compress = args.compress;
     wanted.force = args.force;
     wanted.threads = args.threads.unwrap_or(wanted.threads).max(1);
     for option in &args.options {
-        options::apply(format, &mut wanted.qcow2, option).with_context(attempt)?;
+        options::apply(&mut wanted.layout, option).with_context(attempt)?;
     }
     let source = open(args).with_context(attempt)?;
     if args.dry_run {
@@ -82,11 +78,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 fn open(args: &Args) -> anyhow::Result<Box<dyn Disk>> {
     let sharing = if args.force_share { Sharing::Forced } else { Sharing::Locked };
     let transaction = Transaction::begin(TransactionOptions::default().sharing(sharing));
-    let file = transaction.open(&args.source, Access::Read)?;
-    let id = HostFile::open_forced(&args.source)?.id();
-    let how = ChainOptions { force_share: args.force_share, ..ChainOptions::read_only() };
+    let how = ChainOptions::read_only();
     let gate = args.backing.gate(&args.source, args.format.is_some())?;
-    Ok(Box::new(open_over(file, &args.source, Some(id), choice(args.format), &gate, how)?))
+    Ok(Box::new(open_in(&transaction, &args.source, choice(args.format), &gate, how)?))
 }
 
 /// How long a bar stays as it is.

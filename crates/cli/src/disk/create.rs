@@ -51,10 +51,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut wanted = CreateOptions::new(args.format.into(), bytes);
     wanted.backing = base.as_ref().map(|base| base.backing.clone());
     for option in &args.options {
-        options::apply(args.format.into(), &mut wanted.qcow2, option).with_context(attempt)?;
+        options::apply(&mut wanted.layout, option).with_context(attempt)?;
     }
     if args.dry_run {
-        line(format!("would create {} ({}, {})", args.image.display(), wanted.format, size(bytes)))?;
+        line(format!("would create {} ({}, {})", args.image.display(), wanted.layout.format(), size(bytes)))?;
         return Ok(ExitCode::SUCCESS);
     }
     or_force(vmwright_image::create(&args.image, &wanted, args.force)).with_context(attempt)?;
@@ -80,6 +80,6 @@ fn describe_base(args: &Args, base: &Path) -> anyhow::Result<Base> {
     let file = transaction.open(&path, Access::Read).with_context(attempt)?;
     let info = describe(&*file, choice(args.backing_format)).with_context(attempt)?;
     let name = base.to_str().with_context(|| format!("the name {} is not UTF-8", base.display()))?;
-    let backing = BackingFile { name: name.to_owned(), format: Some(info.format.name().to_owned()) };
+    let backing = BackingFile { name: name.to_owned(), format: Some(info.format.qemu_name().to_owned()) };
     Ok(Base { backing, size: info.virtual_size, _file: file })
 }

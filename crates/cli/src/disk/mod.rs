@@ -41,6 +41,12 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<ExitCode> {
 pub(crate) enum FormatName {
     Raw,
     Qcow2,
+    Vmdk,
+    #[value(alias = "vpc")]
+    Vhd,
+    Vhdx,
+    Vdi,
+    Luks,
 }
 
 impl From<FormatName> for Format {
@@ -48,6 +54,11 @@ impl From<FormatName> for Format {
         match name {
             FormatName::Raw => Self::Raw,
             FormatName::Qcow2 => Self::Qcow2,
+            FormatName::Vmdk => Self::Vmdk,
+            FormatName::Vhd => Self::Vhd,
+            FormatName::Vhdx => Self::Vhdx,
+            FormatName::Vdi => Self::Vdi,
+            FormatName::Luks => Self::Luks,
         }
     }
 }

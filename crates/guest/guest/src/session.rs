@@ -2,8 +2,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use vmwright_disk::{Access, Disk, FileId, Plan, Sharing, Transaction, TransactionOptions};
-use vmwright_image::chain::{ChainOptions, open_over};
+use vmwright_disk::{Disk, FileId, Plan, Sharing, Transaction, TransactionOptions};
+use vmwright_image::chain::{ChainOptions, open_in};
 
 use crate::guest::{Mode, OpenOptions};
 use crate::{Error, ErrorKind, Result};
@@ -33,7 +33,7 @@ impl Session {
                 let path = path.display().to_string();
                 return Err(Error::plain(ErrorKind::InvalidInput, path, "the same image is given twice"));
             }
-            images.push(open_image(&transaction, path, id, options)?);
+            images.push(open_image(&transaction, path, options)?);
             ids.push(id);
         }
         Ok(Self { transaction, images })
@@ -60,19 +60,9 @@ fn identity(path: &Path) -> Result<FileId> {
     Ok(FileId { device: metadata.dev(), inode: metadata.ino() })
 }
 
-fn open_image(
-    transaction: &Transaction,
-    path: &Path,
-    id: FileId,
-    options: &OpenOptions<'_>,
-) -> Result<Arc<dyn Disk>> {
+fn open_image(transaction: &Transaction, path: &Path, options: &OpenOptions<'_>) -> Result<Arc<dyn Disk>> {
     let write = options.mode == Mode::Edit;
-    let file = transaction.open(path, if write { Access::Write } else { Access::Read })?;
-    let how = ChainOptions {
-        read_only: !write,
-        force_share: options.mode == Mode::ForceShare,
-        cache_bytes: options.cache_bytes,
-    };
-    let opened = open_over(file, path, Some(id), options.format, options.gate, how);
+    let how = ChainOptions { read_only: !write, cache_bytes: options.cache_bytes, ..ChainOptions::default() };
+    let opened = open_in(transaction, path, options.format, options.gate, how);
     Ok(Arc::new(opened.map_err(Error::image("open the image", path))?))
 }

@@ -10,8 +10,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use vmwright_crypt::Passphrase;
 use vmwright_disk::{Access, Disk, FileId, HostFile, Sharing, Transaction, TransactionOptions, WriteMode};
 
+use crate::driver::{self, ContentId, Links, ParentLink};
 use crate::error::Reason;
 use crate::{BackingFile, CreateOptions, Error, Format, FormatChoice, Image, OpenOptions, Result, create};
 
@@ -133,20 +135,33 @@ pub fn resolve(image: &Path, name: &str) -> Result<PathBuf> {
 }
 
 /// How a chain is opened.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ChainOptions {
     /// Whether the image itself is opened for reading only; its backing files always are.
     pub read_only: bool,
     /// Whether files are read without locks although another program may be writing them; implies reading
-    /// only.
+    /// only. For [`open`] alone: a transaction has its own.
     pub force_share: bool,
     /// How many bytes of metadata are kept in memory for each image; 8 MiB by default.
     pub cache_bytes: usize,
+    /// What opens encrypted images of the chain.
+    pub secret: Option<Passphrase>,
+    /// Whether damages that other programs overlook are overlooked.
+    pub lenient: bool,
+    /// Whether the image is opened alone, without what lies beneath it; its parts are opened.
+    pub without_backing: bool,
 }
 
 impl Default for ChainOptions {
     fn default() -> Self {
-        Self { read_only: false, force_share: false, cache_bytes: OpenOptions::default().cache_bytes }
+        Self {
+            read_only: false,
+            force_share: false,
+            cache_bytes: OpenOptions::default().cache_bytes,
+            secret: None,
+            lenient: false,
+            without_backing: false,
+        }
     }
 }
 
@@ -155,94 +170,140 @@ impl ChainOptions {
     pub fn read_only() -> Self {
         Self { read_only: true, ..Self::default() }
     }
-
-    /// Opens a host file so that a change which a crash interrupted is completed, or shows through for reading.
-    fn open_file(&self, path: &Path, read_only: bool) -> Result<(Arc<dyn Disk>, FileId)> {
-        let sharing = if self.force_share { Sharing::Forced } else { Sharing::Locked };
-        let how = TransactionOptions::default().mode(WriteMode::Ordered).sharing(sharing);
-        let access = if read_only { Access::Read } else { Access::Write };
-        let file = Transaction::begin(how).open(path, access)?;
-        Ok((file, HostFile::open_forced(path)?.id()))
-    }
-
-    fn image_options(&self, read_only: bool) -> OpenOptions {
-        OpenOptions { read_only, cache_bytes: self.cache_bytes, backing: None }
-    }
 }
 
-/// Opens a host file as an image together with the backing files that `gate` allows.
-pub fn open(path: &Path, choice: FormatChoice, gate: &dyn Gate, options: ChainOptions) -> Result<Image> {
-    let read_only = options.read_only || options.force_share;
-    let (file, id) = options.open_file(path, read_only)?;
-    let options = ChainOptions { read_only, ..options };
-    open_over(file, path, Some(id), choice, gate, options)
-}
-
-/// Opens an image whose file the caller has opened, perhaps beneath a transaction, with its backing files.
+/// Opens a host file as an image together with the parts and backing files that `gate` allows.
 ///
-/// `path` says where the file is, for names relative to it; `id` which host file it is, so that a chain that
-/// leads back to it is recognised.
-pub fn open_over(
-    file: Arc<dyn Disk>,
+/// Changes are made in place, each in the order that its format needs to survive a crash; a change that an earlier
+/// crash interrupted is completed, or shows through for reading.
+pub fn open(path: &Path, choice: FormatChoice, gate: &dyn Gate, options: ChainOptions) -> Result<Image> {
+    let sharing = if options.force_share { Sharing::Forced } else { Sharing::Locked };
+    let read_only = options.read_only || options.force_share;
+    let how = TransactionOptions::default().mode(WriteMode::Ordered).sharing(sharing);
+    open_in(&Transaction::begin(how), path, choice, gate, ChainOptions { read_only, ..options })
+}
+
+/// Opens a host file as an image beneath a transaction, together with the parts and backing files that `gate`
+/// allows: what is written to the image and its parts is part of the transaction.
+pub fn open_in(
+    transaction: &Transaction,
     path: &Path,
-    id: Option<FileId>,
     choice: FormatChoice,
     gate: &dyn Gate,
     options: ChainOptions,
 ) -> Result<Image> {
-    let mut links = vec![Link { file, format: choice, read_only: options.read_only }];
-    let mut seen: Vec<FileId> = id.into_iter().collect();
-    let mut path = path.to_owned();
-    loop {
-        let top = &links[links.len() - 1];
-        let Some(backing) = backing_of(top)? else { break };
+    let mut chain = Walk { transaction, gate, seen: Vec::new() };
+    let access = if options.read_only { Access::Read } else { Access::Write };
+    let mut next = Some(Below { path: path.to_owned(), choice, expects: None });
+    let mut links: Vec<Link> = Vec::new();
+    while let Some(below) = next.take() {
         if links.len() > MAX_DEPTH {
             return Err(Reason::ChainTooDeep { limit: MAX_DEPTH }.into());
         }
-        path = gate.admit(&path, &backing.name)?;
-        let (file, id) = options.open_file(&path, true)?;
-        if seen.contains(&id) {
-            return Err(Reason::ChainLoop { name: backing.name }.into());
+        let access = if links.is_empty() { access } else { Access::Read };
+        let (link, parent) = chain.link(&below, access)?;
+        links.push(link);
+        if !options.without_backing {
+            next = parent;
         }
-        seen.push(id);
-        let format = backing_choice(&backing, gate)?;
-        links.push(Link { file, format, read_only: true });
     }
-    stack(links, options)
+    stack(links, &options)
 }
 
-/// One file of a chain.
+/// The way down a chain.
+struct Walk<'a> {
+    transaction: &'a Transaction,
+    gate: &'a dyn Gate,
+    seen: Vec<FileId>,
+}
+
+/// One image of a chain, its files open.
 struct Link {
+    path: PathBuf,
     file: Arc<dyn Disk>,
-    format: FormatChoice,
+    parts: Vec<Arc<dyn Disk>>,
+    format: Format,
+    expects: Option<ContentId>,
     read_only: bool,
 }
 
-fn backing_of(link: &Link) -> Result<Option<BackingFile>> {
-    match link.format.resolve(&*link.file)? {
-        Format::Raw => Ok(None),
-        Format::Qcow2 => {
-            let header = crate::qcow2::open::read_header(&*link.file)?;
-            Ok(header.backing.map(BackingFile::from))
-        }
-    }
+/// What is next on the way down.
+struct Below {
+    path: PathBuf,
+    choice: FormatChoice,
+    /// What its content must be.
+    expects: Option<ContentId>,
 }
 
-fn backing_choice(backing: &BackingFile, gate: &dyn Gate) -> Result<FormatChoice> {
-    match &backing.format {
-        Some(name) => Ok(FormatChoice::Exact(name.parse()?)),
-        None if gate.may_probe() => Ok(FormatChoice::Probe),
-        None => Err(Reason::BackingFormatUnknown { name: backing.name.clone() }.into()),
+impl Walk<'_> {
+    fn link(&mut self, below: &Below, access: Access) -> Result<(Link, Option<Below>)> {
+        let path = &below.path;
+        let file = self.transaction.open(path, access)?;
+        let id = HostFile::open_forced(path)?.id();
+        if self.seen.contains(&id) {
+            return Err(Reason::ChainLoop { name: path.display().to_string() }.into());
+        }
+        self.seen.push(id);
+        let format = below.choice.resolve(&*file)?;
+        let Links { parts, parent } = driver::links(&*file, format)?;
+        let open = |name: &String| {
+            let part = self.gate.admit(path, name)?;
+            if HostFile::open_forced(&part)?.id() == id {
+                return Err(Reason::ChainLoop { name: name.clone() }.into());
+            }
+            Ok(self.transaction.open(&part, access)?)
+        };
+        let parts = parts.iter().map(open).collect::<Result<_>>()?;
+        let parent = parent.map(|parent| self.below(path, parent)).transpose()?;
+        let read_only = access == Access::Read;
+        Ok((Link { path: path.clone(), file, parts, format, expects: below.expects, read_only }, parent))
+    }
+
+    /// The first place of those that an image names where its parent is.
+    fn below(&self, image: &Path, parent: ParentLink) -> Result<Below> {
+        let choice = match &parent.format {
+            Some(name) => FormatChoice::Exact(name.parse()?),
+            None if self.gate.may_probe() => FormatChoice::Probe,
+            None => {
+                let name = parent.names.first().cloned().unwrap_or_default();
+                return Err(Reason::BackingFormatUnknown { name }.into());
+            }
+        };
+        let mut first_error = None;
+        for name in &parent.names {
+            match self.gate.admit(image, name) {
+                Ok(path) if path.exists() || parent.names.len() == 1 => {
+                    return Ok(Below { path, choice, expects: parent.expects });
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        let name = parent.names.first().cloned().unwrap_or_default();
+        Err(first_error.unwrap_or_else(|| Reason::BackingNotOpened { name }.into()))
     }
 }
 
 /// Opens the images of a chain from the lowest up.
-fn stack(links: Vec<Link>, options: ChainOptions) -> Result<Image> {
+fn stack(links: Vec<Link>, options: &ChainOptions) -> Result<Image> {
     let mut lower: Option<Image> = None;
     for link in links.into_iter().rev() {
         let backing = lower.take().map(|image| Arc::new(image) as Arc<dyn Disk>);
-        let options = OpenOptions { backing, ..options.image_options(link.read_only) };
-        lower = Some(Image::open(link.file, link.format, options)?);
+        let how = OpenOptions {
+            read_only: link.read_only,
+            cache_bytes: options.cache_bytes,
+            backing,
+            parts: link.parts,
+            secret: options.secret.clone(),
+            lenient: options.lenient,
+        };
+        let image = Image::open(link.file, FormatChoice::Exact(link.format), how)?;
+        if link.expects.is_some() && image.driver().content_id()? != link.expects {
+            return Err(Reason::WrongParent { name: link.path.display().to_string() }.into());
+        }
+        lower = Some(image);
     }
     lower.ok_or_else(|| Error::invalid("a chain of images", "it must have at least one"))
 }
@@ -266,10 +327,11 @@ pub fn create_overlay(
         true => format!("./{name}"),
         false => name.to_owned(),
     };
-    let (file, _) = ChainOptions::default().open_file(&resolve(path, &name)?, true)?;
-    let base = Image::open(file, FormatChoice::Exact(base_format), OpenOptions::read_only())?;
+    let how = ChainOptions { without_backing: true, ..ChainOptions::read_only() };
+    let exact = FormatChoice::Exact(base_format);
+    let base = open(&resolve(path, &name)?, exact, &AllowAll::default(), how)?;
     let mut options = CreateOptions::new(Format::Qcow2, size.unwrap_or(base.len()));
-    options.backing = Some(BackingFile { name, format: Some(base_format.name().to_owned()) });
+    options.backing = Some(BackingFile { name, format: Some(base_format.qemu_name().to_owned()) });
     create(path, &options, force)
 }
 

@@ -1,57 +1,238 @@
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use vmwright_crypt::Passphrase;
 use vmwright_disk::{Disk, FreshFile};
 
-use crate::qcow2::Qcow2;
-use crate::qcow2::layout::BackingName;
-use crate::{BackingFile, Error, Format, OpenOptions, Preallocation, Qcow2Options, Result, qcow2, raw};
+use crate::luks::LuksOptions;
+use crate::qcow2::create::Qcow2Options;
+use crate::raw::RawOptions;
+use crate::vdi::VdiOptions;
+use crate::vhd::VhdOptions;
+use crate::vhdx::VhdxOptions;
+use crate::vmdk::VmdkOptions;
+use crate::{BackingFile, Error, Format, Result, driver};
 
 /// What a new image is.
 #[derive(Debug, Clone)]
 pub struct CreateOptions {
-    /// The format.
-    pub format: Format,
-    /// The size of the disk in bytes, rounded up to whole sectors in qcow2.
+    /// The size of the disk in bytes, rounded up to whole sectors in formats that have sectors.
     pub size: u64,
-    /// The file that shows where the image holds nothing, with its format; qcow2 only.
+    /// The file that shows where the image holds nothing, in formats that have such files.
     pub backing: Option<BackingFile>,
-    /// How a qcow2 image is laid out.
-    pub qcow2: Qcow2Options,
+    /// The format, and how the image is laid out.
+    pub layout: Layout,
+    /// What opens the image, if it is to be encrypted.
+    pub secret: Option<Passphrase>,
 }
 
 impl CreateOptions {
     /// An image of `size` bytes with the format's defaults.
     pub fn new(format: Format, size: u64) -> Self {
-        Self { format, size, backing: None, qcow2: Qcow2Options::default() }
+        Self::laid_out(Layout::new(format), size)
+    }
+
+    /// An image of `size` bytes with this layout.
+    pub fn laid_out(layout: Layout, size: u64) -> Self {
+        Self { size, backing: None, layout, secret: None }
+    }
+}
+
+/// The format of a new image, with the options of that format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "each is its format")]
+pub enum Layout {
+    Raw(RawOptions),
+    Qcow2(Qcow2Options),
+    Vmdk(VmdkOptions),
+    Vhd(VhdOptions),
+    Vhdx(VhdxOptions),
+    Vdi(VdiOptions),
+    Luks(LuksOptions),
+}
+
+impl Layout {
+    /// The defaults of a format.
+    pub fn new(format: Format) -> Self {
+        match format {
+            Format::Raw => Self::Raw(RawOptions::default()),
+            Format::Qcow2 => Self::Qcow2(Qcow2Options::default()),
+            Format::Vmdk => Self::Vmdk(VmdkOptions::default()),
+            Format::Vhd => Self::Vhd(VhdOptions::default()),
+            Format::Vhdx => Self::Vhdx(VhdxOptions::default()),
+            Format::Vdi => Self::Vdi(VdiOptions::default()),
+            Format::Luks => Self::Luks(LuksOptions::default()),
+        }
+    }
+
+    /// The format.
+    pub fn format(&self) -> Format {
+        match self {
+            Self::Raw(_) => Format::Raw,
+            Self::Qcow2(_) => Format::Qcow2,
+            Self::Vmdk(_) => Format::Vmdk,
+            Self::Vhd(_) => Format::Vhd,
+            Self::Vhdx(_) => Format::Vhdx,
+            Self::Vdi(_) => Format::Vdi,
+            Self::Luks(_) => Format::Luks,
+        }
+    }
+
+    /// Sets one option by the name and the spelling of its value that `qemu-img -o` has for it.
+    ///
+    /// An unknown name or a value that does not fit is an error of kind invalid input that says what is allowed.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        match self {
+            Self::Raw(options) => options.set(key, value),
+            Self::Qcow2(options) => options.set(key, value),
+            Self::Vmdk(options) => options.set(key, value),
+            Self::Vhd(options) => options.set(key, value),
+            Self::Vhdx(options) => options.set(key, value),
+            Self::Vdi(options) => options.set(key, value),
+            Self::Luks(options) => options.set(key, value),
+        }
+    }
+
+    /// The names of the options that [`Layout::set`] takes, each with what it may be.
+    pub fn options(&self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Raw(_) => RawOptions::KEYS,
+            Self::Qcow2(_) => Qcow2Options::KEYS,
+            Self::Vmdk(_) => VmdkOptions::KEYS,
+            Self::Vhd(_) => VhdOptions::KEYS,
+            Self::Vhdx(_) => VhdxOptions::KEYS,
+            Self::Vdi(_) => VdiOptions::KEYS,
+            Self::Luks(_) => LuksOptions::KEYS,
+        }
+    }
+}
+
+/// Makes the further files of an image that is spread over several.
+pub trait PartMaker {
+    /// The name of the image file itself, without its folder; parts are named after it.
+    fn image_name(&self) -> &str;
+
+    /// Makes an empty file beside the image.
+    fn make(&self, name: &str) -> Result<Arc<dyn Disk>>;
+}
+
+/// Makes no files: for images that must be one file.
+struct NoParts;
+
+impl PartMaker for NoParts {
+    fn image_name(&self) -> &str {
+        "image"
+    }
+
+    fn make(&self, _name: &str) -> Result<Arc<dyn Disk>> {
+        Err(Error::invalid("a new image", "this layout has several files, and here is only one"))
     }
 }
 
 /// Makes an empty image on `file`, whose former content is lost. The caller flushes.
 pub fn create_on(file: &Arc<dyn Disk>, options: &CreateOptions) -> Result<()> {
-    match options.format {
-        Format::Raw if options.backing.is_some() => {
-            Err(Error::invalid("a new raw image", "the raw format has no backing files"))
+    driver::create(file, options, &NoParts)
+}
+
+/// Makes an image file that appears under its name only when it is complete and durable; its parts, in formats that
+/// are spread over several files, before it.
+///
+/// Existing files are replaced only where `force` is given.
+pub fn create(path: &Path, options: &CreateOptions, force: bool) -> Result<()> {
+    let fresh = FreshImage::begin(path, options, force)?;
+    fresh.commit()
+}
+
+/// An image in the making, with all its files.
+pub(crate) struct FreshImage {
+    main: FreshFile,
+    parts: Parts,
+}
+
+impl FreshImage {
+    /// Makes an empty image under provisional names.
+    pub(crate) fn begin(path: &Path, options: &CreateOptions, force: bool) -> Result<Self> {
+        let main = FreshFile::create(path, force)?;
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("image").to_owned();
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        let parts = Parts { name, folder, force, made: Mutex::default() };
+        let file: Arc<dyn Disk> = main.disk();
+        driver::create(&file, options, &parts)?;
+        Ok(Self { main, parts })
+    }
+
+    /// The image file.
+    pub(crate) fn file(&self) -> Arc<dyn Disk> {
+        self.main.disk()
+    }
+
+    /// Its further files, in the order of their making.
+    pub(crate) fn parts(&self) -> Vec<Arc<dyn Disk>> {
+        let made = self.parts.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.iter().map(|part| part.disk() as Arc<dyn Disk>).collect()
+    }
+
+    /// Makes all files durable and gives them their names.
+    pub(crate) fn commit(self) -> Result<()> {
+        for part in self.parts.made.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            part.commit()?;
         }
-        Format::Raw => raw::create(&**file, options.size),
-        Format::Qcow2 => {
-            let backing = options.backing.clone();
-            let backing = backing.map(|BackingFile { name, format }| BackingName { name, format });
-            qcow2::create::create(&**file, options.size, &options.qcow2, backing)?;
-            match options.qcow2.preallocation {
-                Preallocation::Off => Ok(()),
-                Preallocation::Metadata => Qcow2::open(file.clone(), OpenOptions::default())?.preallocate(),
-            }
-        }
+        Ok(self.main.commit()?)
     }
 }
 
-/// Makes an image file that appears under its name only when it is complete and durable.
-///
-/// An existing file is replaced only where `force` is given.
-pub fn create(path: &Path, options: &CreateOptions, force: bool) -> Result<()> {
-    let fresh = FreshFile::create(path, force)?;
-    let file: Arc<dyn Disk> = fresh.disk();
-    create_on(&file, options)?;
-    Ok(fresh.commit()?)
+struct Parts {
+    name: String,
+    folder: std::path::PathBuf,
+    force: bool,
+    made: Mutex<Vec<FreshFile>>,
+}
+
+impl PartMaker for Parts {
+    fn image_name(&self) -> &str {
+        &self.name
+    }
+
+    fn make(&self, name: &str) -> Result<Arc<dyn Disk>> {
+        let part = FreshFile::create(&self.folder.join(name), self.force)?;
+        let disk = part.disk();
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).push(part);
+        Ok(disk)
+    }
+}
+
+/// What an option of a format that does not exist or does not fit is answered with.
+pub(crate) fn no_option(format: Format, key: &str) -> Error {
+    crate::error::Reason::NoOption { format, key: key.to_owned() }.into()
+}
+
+/// What a value that an option cannot have is answered with.
+pub(crate) fn bad_value(key: &'static str, value: &str, allowed: &'static str) -> Error {
+    crate::error::Reason::BadOption { key, value: value.to_owned(), allowed }.into()
+}
+
+/// Reads `on`, `off`, `yes`, `no`, `true` or `false`.
+pub(crate) fn parse_switch(key: &'static str, value: &str) -> Result<bool> {
+    match value {
+        "on" | "yes" | "true" => Ok(true),
+        "off" | "no" | "false" => Ok(false),
+        _ => Err(bad_value(key, value, "on or off")),
+    }
+}
+
+/// Reads a number of bytes with an optional suffix K, M, G or T.
+pub(crate) fn parse_bytes(key: &'static str, value: &str) -> Result<u64> {
+    let wrong = || bad_value(key, value, "a number of bytes such as 4096, 64K or 2M");
+    let digits = value.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match value[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    number.checked_mul(1 << shift).ok_or_else(wrong)
 }

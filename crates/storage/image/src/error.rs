@@ -1,5 +1,7 @@
 use vmwright_disk::ErrorKind;
 
+use crate::Format;
+
 /// The result of an operation on an image.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -43,6 +45,18 @@ pub(crate) enum Reason {
     DeviceFull { end: u64 },
     #[error("an earlier failure to make the image durable leaves unknown what the host has kept; reopen it")]
     FlushFailed,
+    #[error("the {format} format has no option {key}")]
+    NoOption { format: Format, key: String },
+    #[error("{key} must be {allowed}, not {value:?}")]
+    BadOption { key: &'static str, value: String, allowed: &'static str },
+    #[error("the image is encrypted and needs its passphrase")]
+    NeedsPassphrase,
+    #[error("the passphrase does not open the image")]
+    WrongPassphrase,
+    #[error("the image is spread over several files, and {name:?} was not opened")]
+    PartNotOpened { name: String },
+    #[error("{name:?} is not the parent that the image was made from: it has changed since, or is another")]
+    WrongParent { name: String },
     #[error("{what}: {why}")]
     Invalid { what: &'static str, why: &'static str },
 }
@@ -64,6 +78,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
             Reason::Disk(error) => error.kind(),
+            Reason::WrongParent { .. } => ErrorKind::Corrupt,
             Reason::Corrupt { .. } | Reason::Compressed { .. } | Reason::ChainLoop { .. } => {
                 ErrorKind::Corrupt
             }
@@ -73,11 +88,16 @@ impl Error {
             | Reason::Denied { .. }
             | Reason::BackingFormatUnknown { .. }
             | Reason::ChainTooDeep { .. } => ErrorKind::Unsupported,
-            Reason::BackingNotOpened { .. } => ErrorKind::NotFound,
+            Reason::BackingNotOpened { .. } | Reason::PartNotOpened { .. } => ErrorKind::NotFound,
             Reason::ReadOnly { .. } | Reason::MarkedCorrupt => ErrorKind::ReadOnly,
             Reason::Full | Reason::DeviceFull { .. } => ErrorKind::NoSpace,
             Reason::FlushFailed => ErrorKind::Io,
-            Reason::UnknownFormat { .. } | Reason::Invalid { .. } => ErrorKind::InvalidInput,
+            Reason::UnknownFormat { .. }
+            | Reason::NoOption { .. }
+            | Reason::BadOption { .. }
+            | Reason::NeedsPassphrase
+            | Reason::WrongPassphrase
+            | Reason::Invalid { .. } => ErrorKind::InvalidInput,
         }
     }
 }

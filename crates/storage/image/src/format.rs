@@ -1,10 +1,10 @@
 use serde::{Deserialize, Serialize};
-use vmwright_disk::{Disk, ErrorKind};
+use vmwright_disk::Disk;
 
 use crate::error::Reason;
-use crate::{Error, Result, qcow2};
+use crate::{Error, Result, luks, qcow2, vdi, vhd, vhdx, vmdk};
 
-/// An image format.
+/// An image format; serialises as QEMU names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -13,14 +13,42 @@ pub enum Format {
     Raw,
     /// QEMU's copy-on-write format, versions 2 and 3.
     Qcow2,
+    /// VMware's formats: one file or several, sparse or flat.
+    Vmdk,
+    /// Microsoft's older format, of Virtual PC.
+    #[serde(rename = "vpc")]
+    Vhd,
+    /// Microsoft's newer format, of Hyper-V.
+    Vhdx,
+    /// VirtualBox's format.
+    Vdi,
+    /// A disk encrypted by LUKS, version 1 or 2.
+    Luks,
 }
 
 impl Format {
-    /// The name as QEMU writes it, such as `qcow2`.
+    /// All formats.
+    pub const ALL: [Self; 7] =
+        [Self::Raw, Self::Qcow2, Self::Vmdk, Self::Vhd, Self::Vhdx, Self::Vdi, Self::Luks];
+
+    /// The name as the field writes it, such as `qcow2` or `vhd`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",
             Self::Qcow2 => "qcow2",
+            Self::Vmdk => "vmdk",
+            Self::Vhd => "vhd",
+            Self::Vhdx => "vhdx",
+            Self::Vdi => "vdi",
+            Self::Luks => "luks",
+        }
+    }
+
+    /// The name as QEMU writes it, also into images that name a backing file: VHD is `vpc`.
+    pub fn qemu_name(self) -> &'static str {
+        match self {
+            Self::Vhd => "vpc",
+            other => other.name(),
         }
     }
 }
@@ -34,9 +62,10 @@ impl std::fmt::Display for Format {
 impl std::str::FromStr for Format {
     type Err = Error;
 
+    /// Takes our name or QEMU's.
     fn from_str(name: &str) -> Result<Self> {
-        let all = [Self::Raw, Self::Qcow2];
-        let found = all.into_iter().find(|format| format.name() == name);
+        let mut all = Self::ALL.into_iter();
+        let found = all.find(|format| format.name() == name || format.qemu_name() == name);
         found.ok_or_else(|| Reason::UnknownFormat { name: name.to_owned() }.into())
     }
 }
@@ -63,22 +92,29 @@ impl FormatChoice {
     }
 }
 
-/// Decides the format of an image by its first bytes; what has no known signature is raw.
+/// Decides the format of an image by its signature, at the beginning or, for a fixed VHD, at the end; what has none
+/// is raw.
 pub fn probe(disk: &dyn Disk) -> Result<Format> {
-    let mut magic = [0; 8];
-    match disk.read_at(&mut magic, 0) {
-        Ok(()) if qcow2::is_qcow2(&magic) => Ok(Format::Qcow2),
-        Ok(()) => Ok(Format::Raw),
-        // Shorter than any signature.
-        Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(Format::Raw),
-        Err(error) => Err(error.into()),
+    let mut head = vec![0; disk.len().min(512) as usize];
+    disk.read_at(&mut head, 0)?;
+    let known: [(Format, fn(&[u8]) -> bool); 6] = [
+        (Format::Qcow2, qcow2::is_qcow2),
+        (Format::Vmdk, vmdk::is_vmdk),
+        (Format::Vhdx, vhdx::is_vhdx),
+        (Format::Vhd, vhd::is_vhd),
+        (Format::Vdi, vdi::is_vdi),
+        (Format::Luks, luks::is_luks),
+    ];
+    if let Some((format, _)) = known.iter().find(|(_, matches)| matches(&head)) {
+        return Ok(*format);
     }
+    Ok(if vhd::is_fixed_vhd(disk)? { Format::Vhd } else { Format::Raw })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vmwright_disk::MemDisk;
+    use vmwright_disk::{ErrorKind, MemDisk};
 
     #[test]
     fn an_exact_choice_never_looks_at_the_bytes() {
@@ -96,6 +132,10 @@ mod tests {
     #[test]
     fn names_parse_back() {
         assert_eq!("qcow2".parse::<Format>().unwrap(), Format::Qcow2);
+        for format in Format::ALL {
+            assert_eq!(format.name().parse::<Format>().unwrap(), format);
+            assert_eq!(format.qemu_name().parse::<Format>().unwrap(), format);
+        }
         assert_eq!("qcow".parse::<Format>().unwrap_err().kind(), ErrorKind::InvalidInput);
     }
 }

@@ -1,12 +1,12 @@
 use std::sync::Arc;
 
+use vmwright_crypt::Passphrase;
 use vmwright_disk::{Disk, Extent};
 
-use crate::info::{CheckReport, ImageInfo};
+use crate::driver::Driver;
+use crate::info::{CheckReport, ImageInfo, Repair};
 use crate::qcow2::layout::BackingName;
-use crate::qcow2::{self, Qcow2};
-use crate::raw::Raw;
-use crate::{Error, Format, FormatChoice, Result};
+use crate::{Format, FormatChoice, Result, driver};
 
 /// How an image is opened.
 #[derive(Clone)]
@@ -19,11 +19,26 @@ pub struct OpenOptions {
     ///
     /// Without it, reading such places is refused; everything else works.
     pub backing: Option<Arc<dyn Disk>>,
+    /// The further files of an image that is spread over several, in the order in which it names them.
+    ///
+    /// Without them, reading what they hold is refused.
+    pub parts: Vec<Arc<dyn Disk>>,
+    /// What opens an encrypted image. Without it, its content is refused; everything else works.
+    pub secret: Option<Passphrase>,
+    /// Whether damages that other programs overlook are overlooked, such as a wrong checksum of a VHD header.
+    pub lenient: bool,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { read_only: false, cache_bytes: 8 << 20, backing: None }
+        Self {
+            read_only: false,
+            cache_bytes: 8 << 20,
+            backing: None,
+            parts: Vec::new(),
+            secret: None,
+            lenient: false,
+        }
     }
 }
 
@@ -40,6 +55,9 @@ impl std::fmt::Debug for OpenOptions {
             .field("read_only", &self.read_only)
             .field("cache_bytes", &self.cache_bytes)
             .field("backing", &self.backing.is_some())
+            .field("parts", &self.parts.len())
+            .field("secret", &self.secret)
+            .field("lenient", &self.lenient)
             .finish()
     }
 }
@@ -64,87 +82,57 @@ impl From<BackingName> for BackingFile {
 /// Changes are durable after [`Disk::flush`], and some are kept in memory until then: dropping an image
 /// writes nothing.
 pub struct Image {
-    driver: Driver,
-    file: Arc<dyn Disk>,
-}
-
-enum Driver {
-    Raw(Raw),
-    Qcow2(Box<Qcow2>),
+    driver: Box<dyn Driver>,
+    format: Format,
 }
 
 impl Image {
     /// Opens an image that is kept in `file`, which may be a host file or any other disk.
     pub fn open(file: Arc<dyn Disk>, choice: FormatChoice, options: OpenOptions) -> Result<Self> {
-        let driver = match choice.resolve(&*file)? {
-            Format::Raw => Driver::Raw(Raw::open(file.clone(), &options)),
-            Format::Qcow2 => Driver::Qcow2(Box::new(Qcow2::open(file.clone(), options)?)),
-        };
-        Ok(Self { driver, file })
+        let format = choice.resolve(&*file)?;
+        Ok(Self { driver: driver::open(file, format, options)?, format })
     }
 
     /// The format.
     pub fn format(&self) -> Format {
-        match &self.driver {
-            Driver::Raw(_) => Format::Raw,
-            Driver::Qcow2(_) => Format::Qcow2,
-        }
+        self.format
     }
 
-    /// The backing file as the image names it.
+    /// The backing file or parent as the image names it.
     pub fn backing_file(&self) -> Option<BackingFile> {
-        match &self.driver {
-            Driver::Raw(_) => None,
-            Driver::Qcow2(image) => image.header.backing.clone().map(BackingFile::from),
-        }
+        self.driver.backing_file()
     }
 
     /// Describes the image.
     pub fn info(&self) -> Result<ImageInfo> {
-        match &self.driver {
-            Driver::Raw(_) => raw_info(&*self.file),
-            // As it stands in the file: writing changes it.
-            Driver::Qcow2(_) => qcow2::info::info(&*self.file, &qcow2::open::read_header(&*self.file)?),
-        }
+        self.driver.info()
     }
 
-    /// Checks the image's own tables; an error of kind corrupt where they cannot even be followed.
+    /// Checks the image's own tables; an error of kind corrupt where they cannot even be followed, and of kind
+    /// unsupported in formats without any.
     ///
     /// Looks at what is in the file: changes that were not flushed are not seen.
     pub fn check(&self) -> Result<CheckReport> {
-        match &self.driver {
-            Driver::Raw(_) => Ok(CheckReport::default()),
-            Driver::Qcow2(image) => image.check(),
-        }
+        self.driver.check(Repair::Nothing)
+    }
+
+    /// Checks the image's own tables and repairs what can be repaired; the report says what is left. The caller
+    /// flushes, and opens the image anew before using it for anything else.
+    pub fn repair(&self, repair: Repair) -> Result<CheckReport> {
+        self.driver.check(repair)
     }
 
     /// The unit of allocation in bytes, where the format has one.
     pub fn cluster_size(&self) -> Option<u64> {
-        match &self.driver {
-            Driver::Raw(_) => None,
-            Driver::Qcow2(image) => Some(image.header.cluster_size()),
-        }
+        self.driver.cluster_size()
     }
 
-    /// Writes whole clusters in compressed form where that saves space; the last may end with the disk.
-    pub(crate) fn write_compressed(&self, data: &[u8], offset: u64) -> Result<()> {
-        match &self.driver {
-            Driver::Raw(_) => Err(Error::unsupported("compression in a raw image")),
-            Driver::Qcow2(image) => {
-                let cluster_size = image.header.cluster_size();
-                for (index, cluster) in data.chunks(cluster_size as usize).enumerate() {
-                    image.write_compressed(cluster, offset + index as u64 * cluster_size)?;
-                }
-                Ok(())
-            }
-        }
+    pub(crate) fn driver(&self) -> &dyn Driver {
+        &*self.driver
     }
 
     fn disk(&self) -> &dyn Disk {
-        match &self.driver {
-            Driver::Raw(raw) => raw,
-            Driver::Qcow2(image) => &**image,
-        }
+        &*self.driver
     }
 }
 
@@ -157,14 +145,7 @@ impl std::fmt::Debug for Image {
 /// Describes an image without opening its content, so that encrypted images and those with features that
 /// cannot be read are described too.
 pub fn describe(file: &dyn Disk, choice: FormatChoice) -> Result<ImageInfo> {
-    match choice.resolve(file)? {
-        Format::Raw => raw_info(file),
-        Format::Qcow2 => qcow2::info::info(file, &qcow2::open::read_header(file)?),
-    }
-}
-
-fn raw_info(file: &dyn Disk) -> Result<ImageInfo> {
-    Ok(ImageInfo::new(Format::Raw, file.len(), allocated(file)?))
+    driver::describe(file, choice.resolve(file)?)
 }
 
 /// How many bytes of a file are not holes.

@@ -130,22 +130,67 @@ pub struct BitmapInfo {
     pub flags: Vec<&'static str>,
 }
 
-/// What a check of an image found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+/// What a check of an image found; serialises with the names of `qemu-img check --output=json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub struct CheckReport {
-    /// Clusters with more recorded references than there are: wasted space.
-    pub leaked_clusters: u64,
-    /// Clusters with fewer recorded references than there are: writing could destroy data.
-    pub low_refcounts: u64,
-    /// Entries whose flag for an exclusive cluster is wrong: writing could destroy data.
-    pub wrong_flags: u64,
+    /// Where the last cluster in use ends in the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_end_offset: Option<u64>,
+    /// How many clusters the disk has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_clusters: Option<u64>,
+    /// How many of them are stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allocated_clusters: Option<u64>,
+    /// How many of these do not follow the one before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fragmented_clusters: Option<u64>,
+    /// How many of them are compressed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compressed_clusters: Option<u64>,
+    /// Damages that are left: writing could destroy data.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub corruptions: u64,
+    /// Clusters that are left of which nothing knows: wasted space.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub leaks: u64,
+    /// Damages that were repaired.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub corruptions_fixed: u64,
+    /// Leaks that were repaired.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub leaks_fixed: u64,
+    /// What was found and where, a line each; the first hundred.
+    #[serde(skip)]
+    pub findings: Vec<String>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl CheckReport {
     /// Whether nothing is wrong except that space may be wasted.
     pub fn is_safe(&self) -> bool {
-        self.low_refcounts == 0 && self.wrong_flags == 0
+        self.corruptions == 0
     }
+
+    /// Whether nothing is wrong at all.
+    pub fn is_clean(&self) -> bool {
+        self.corruptions == 0 && self.leaks == 0
+    }
+}
+
+/// What a check may change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Repair {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Give back the space of which nothing knows.
+    Leaks,
+    /// Everything that can be repaired.
+    All,
 }

@@ -28,19 +28,33 @@
 mod cache;
 pub mod chain;
 pub mod copy;
+#[cfg(test)]
+mod crash;
 mod create;
+mod driver;
 mod error;
 mod format;
 mod image;
 mod info;
+mod luks;
 mod qcow2;
 mod raw;
+mod vdi;
+mod vhd;
+mod vhdx;
+mod vmdk;
 
-pub use create::{CreateOptions, create, create_on};
+pub use create::{CreateOptions, Layout, PartMaker, create, create_on};
 pub use error::{Error, Result};
 pub use format::{Format, FormatChoice, probe};
 pub use image::{BackingFile, Image, OpenOptions, describe};
-pub use info::{BitmapInfo, CheckReport, FormatInfo, ImageInfo, Qcow2Info, SnapshotInfo};
+pub use info::{BitmapInfo, CheckReport, FormatInfo, ImageInfo, Qcow2Info, Repair, SnapshotInfo};
+pub use luks::LuksOptions;
 pub use qcow2::create::{Compat, Preallocation, Qcow2Options};
+pub use raw::RawOptions;
+pub use vdi::VdiOptions;
+pub use vhd::VhdOptions;
+pub use vhdx::VhdxOptions;
+pub use vmdk::VmdkOptions;
 
 pub(crate) use image::allocated;

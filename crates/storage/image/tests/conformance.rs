@@ -6,12 +6,13 @@ use std::sync::Arc;
 use vmwright_disk::conformance::{Features, check, check_read_only};
 use vmwright_disk::{Disk, MemDisk};
 use vmwright_image::{
-    Compat, CreateOptions, Format, FormatChoice, Image, OpenOptions, Qcow2Options, create_on,
+    Compat, CreateOptions, Format, FormatChoice, Image, Layout, OpenOptions, Qcow2Options, create_on,
 };
 
 fn make(format: Format, qcow2: &Qcow2Options, len: u64) -> Arc<dyn Disk> {
     let file: Arc<dyn Disk> = Arc::new(MemDisk::new(0));
-    let options = CreateOptions { qcow2: qcow2.clone(), ..CreateOptions::new(format, len) };
+    let layout = if format == Format::Qcow2 { Layout::Qcow2(qcow2.clone()) } else { Layout::new(format) };
+    let options = CreateOptions::laid_out(layout, len);
     create_on(&file, &options).unwrap();
     Arc::new(Image::open(file, FormatChoice::Exact(format), OpenOptions::default()).unwrap())
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use support::*;
 use vmwright_disk::{Disk, ErrorKind, MemDisk};
 use vmwright_image::copy::{self, ConvertOptions};
-use vmwright_image::{Compat, CreateOptions, Format, Qcow2Options};
+use vmwright_image::{Compat, CreateOptions, Format, Layout, Qcow2Options};
 use vmwright_judges::{need, output, run};
 
 fn quiet(_done: u64, _total: u64) {}
@@ -94,8 +94,13 @@ fn conversions_are_exact_in_every_direction() {
             compat,
             ..Qcow2Options::default()
         };
-        let options =
-            ConvertOptions { qcow2, compress, force: true, threads: 3, ..ConvertOptions::new(Format::Qcow2) };
+        let options = ConvertOptions {
+            layout: Layout::Qcow2(qcow2),
+            compress,
+            force: true,
+            threads: 3,
+            ..ConvertOptions::new(Format::Qcow2)
+        };
         copy::convert(&open(&raw, true), &image, &options, &quiet).unwrap();
         check(&image);
         qemu_img("compare -q -f raw -F qcow2 {} {}", &[&raw, &image]);
@@ -189,7 +194,7 @@ fn sizes_are_measured_as_qemu_img_does() {
     ] {
         let theirs =
             qemu_img(&format!("measure --output=json -O qcow2 -o {options} -f qcow2 {{}}"), &[&image]);
-        let target = CreateOptions { qcow2, ..CreateOptions::new(Format::Qcow2, 0) };
+        let target = CreateOptions::laid_out(Layout::Qcow2(qcow2), 0);
         let ours = serde_json::to_value(copy::measure(&open(&image, true), &target).unwrap()).unwrap();
         let theirs: Value = serde_json::from_str(&theirs).unwrap();
         for key in ["required", "fully-allocated"] {
@@ -229,7 +234,7 @@ fn a_conversion_that_fails_leaves_no_file() {
     let target = folder.path("image");
     let options = ConvertOptions { compress: true, ..ConvertOptions::new(Format::Raw) };
     let error = copy::convert(&MemDisk::new(4096), &target, &options, &quiet).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
     copy::convert(&MemDisk::new(4096), &target, &ConvertOptions::new(Format::Raw), &quiet).unwrap();
     let again = copy::convert(&MemDisk::new(4096), &target, &ConvertOptions::new(Format::Raw), &quiet);
     assert_eq!(again.unwrap_err().kind(), ErrorKind::Exists);

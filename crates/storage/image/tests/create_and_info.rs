@@ -5,7 +5,9 @@ use std::path::Path;
 
 use serde_json::Value;
 use vmwright_disk::HostFile;
-use vmwright_image::{Compat, CreateOptions, Format, FormatChoice, Qcow2Options, chain, create, describe};
+use vmwright_image::{
+    Compat, CreateOptions, Format, FormatChoice, Layout, Qcow2Options, chain, create, describe,
+};
 use vmwright_judges::{need, run};
 
 fn qemu_info(path: &Path) -> Value {
@@ -45,7 +47,7 @@ fn empty_images_of_every_geometry_satisfy_qemu_img() {
             ..Qcow2Options::default()
         };
         let size = sizes[index % sizes.len()];
-        let options = CreateOptions { qcow2, ..CreateOptions::new(Format::Qcow2, size) };
+        let options = CreateOptions::laid_out(Layout::Qcow2(qcow2), size);
         create(&path, &options, true).unwrap();
         check(&path);
         assert_eq!(our_info(&path), qemu_info(&path), "cluster bits {cluster_bits}");
@@ -58,7 +60,7 @@ fn version_2_images_satisfy_qemu_img() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     let qcow2 = Qcow2Options { compat: Compat::V0_10, ..Qcow2Options::default() };
-    create(&path, &CreateOptions { qcow2, ..CreateOptions::new(Format::Qcow2, 3 << 30) }, false).unwrap();
+    create(&path, &CreateOptions::laid_out(Layout::Qcow2(qcow2), 3 << 30), false).unwrap();
     check(&path);
     assert_eq!(our_info(&path), qemu_info(&path));
 }
@@ -77,7 +79,7 @@ fn options_that_make_no_sense_are_refused_before_anything_is_made() {
         Qcow2Options { refcount_bits: 8, compat: Compat::V0_10, ..good() },
     ];
     for qcow2 in bad {
-        let options = CreateOptions { qcow2, ..CreateOptions::new(Format::Qcow2, 1 << 30) };
+        let options = CreateOptions::laid_out(Layout::Qcow2(qcow2), 1 << 30);
         let error = create(&path, &options, false).unwrap_err();
         assert_eq!(error.kind(), vmwright_disk::ErrorKind::InvalidInput, "{options:?}");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use support::*;
 use vmwright_disk::{Disk, ErrorKind, MemDisk, Window};
 use vmwright_image::{
-    Compat, CreateOptions, Format, FormatChoice, Image, OpenOptions, Preallocation, Qcow2Options, chain,
-    create, create_on,
+    Compat, CreateOptions, Format, FormatChoice, Image, Layout, OpenOptions, Preallocation, Qcow2Options,
+    chain, create, create_on,
 };
 use vmwright_judges::need;
 
@@ -45,7 +45,7 @@ fn random_changes_are_right_for_every_geometry() {
             ..Qcow2Options::default()
         };
         let size = (40u64 << cluster_bits).min(6 << 20) + 512;
-        let options = CreateOptions { qcow2, ..CreateOptions::new(Format::Qcow2, size) };
+        let options = CreateOptions::laid_out(Layout::Qcow2(qcow2), size);
         create(&path, &options, true).unwrap();
         check(&path);
         change_and_judge(&path, vec![0; size as usize], &mut numbers, 1 << cluster_bits, 4);
@@ -59,7 +59,7 @@ fn random_changes_are_right_in_version_2_with_and_without_a_base() {
     let (path, base) = (folder.path("image"), folder.path("base"));
     let mut numbers = Numbers(2);
     let qcow2 = Qcow2Options { compat: Compat::V0_10, cluster_size: 4096, ..Qcow2Options::default() };
-    let options = CreateOptions { qcow2, ..CreateOptions::new(Format::Qcow2, 300_032) };
+    let options = CreateOptions::laid_out(Layout::Qcow2(qcow2), 300_032);
     create(&path, &options, false).unwrap();
     change_and_judge(&path, vec![0; 300_032], &mut numbers, 4096, 4);
 
@@ -291,7 +291,7 @@ fn a_table_grows_past_its_first_clusters() {
     // 64-bit counts in 512-byte clusters: a block covers 32 KiB, a table cluster 2 MiB.
     let qcow2 = Qcow2Options { cluster_size: 512, refcount_bits: 64, ..Qcow2Options::default() };
     let size = 12 << 20;
-    create(&path, &CreateOptions { qcow2, ..CreateOptions::new(Format::Qcow2, size) }, false).unwrap();
+    create(&path, &CreateOptions::laid_out(Layout::Qcow2(qcow2), size), false).unwrap();
     let bytes = Numbers(8).bytes(size as usize);
     let image = open(&path, false);
     for (index, chunk) in bytes.chunks(100_000).enumerate() {

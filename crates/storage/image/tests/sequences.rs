@@ -4,7 +4,7 @@
 mod model;
 
 use proptest::prelude::*;
-use vmwright_image::Format;
+use vmwright_image::{Format, Layout};
 use vmwright_judges::{run, tool};
 
 fn cases() -> u32 {
@@ -16,18 +16,27 @@ proptest! {
 
     #[test]
     fn any_sequence_equals_the_model(script in proptest::collection::vec(any::<u8>(), 40..400)) {
-        let parsed = model::steps(&script);
-        let (shape, _) = parsed;
-        let (bytes, expected) = model::run(&parsed);
-        if tool("qemu-img").is_some() && shape.format == Format::Qcow2 {
+        let (head, script) = script.split_at(4);
+        let shape = model::qcow2(head);
+        let steps = model::steps(script, shape.scale);
+        let (bytes, expected) = model::run(&shape, &steps);
+        if tool("qemu-img").is_some() {
             let folder = tempfile::tempdir().unwrap();
             let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
             std::fs::write(path("image"), &bytes).unwrap();
             std::fs::write(path("expected"), &expected).unwrap();
-            std::fs::write(path("base"), model::base(shape)).unwrap();
+            std::fs::write(path("base"), shape.backing.clone().unwrap_or_default()).unwrap();
             run("qemu-img", ["check", "-q", "-f", "qcow2", &path("image")]);
             let (image, expected) = (path("image"), path("expected"));
             run("qemu-img", ["compare", "-q", "-f", "qcow2", "-F", "raw", &image, &expected]);
         }
+    }
+
+    #[test]
+    fn any_sequence_on_a_raw_image_equals_the_model(script in proptest::collection::vec(any::<u8>(), 40..400)) {
+        let layout = Layout::new(Format::Raw);
+        let shape = model::Shape { layout, size: 100_000, backing: None, resizable: true, scale: 512 };
+        let (bytes, expected) = model::run(&shape, &model::steps(&script, shape.scale));
+        prop_assert!(bytes == expected);
     }
 }

@@ -1,14 +1,12 @@
 use std::path::Path;
-use std::sync::Arc;
 
-use vmwright_disk::{Disk, FreshFile};
+use vmwright_crypt::Passphrase;
+use vmwright_disk::Disk;
 
 use super::chunks::{Chunk, Chunks};
 use super::{Progress, is_zero};
-use crate::{
-    BackingFile, CreateOptions, Error, Format, FormatChoice, Image, OpenOptions, Qcow2Options, Result,
-    create_on,
-};
+use crate::create::FreshImage;
+use crate::{CreateOptions, Error, Format, FormatChoice, Image, Layout, OpenOptions, Result};
 
 /// Blocks of so many bytes are left out of raw images where they are zero.
 const RAW_BLOCK: u64 = 4096;
@@ -16,11 +14,11 @@ const RAW_BLOCK: u64 = 4096;
 /// What a disk is converted to.
 #[derive(Debug, Clone)]
 pub struct ConvertOptions {
-    /// The format.
-    pub format: Format,
-    /// How a qcow2 image is laid out.
-    pub qcow2: Qcow2Options,
-    /// Whether clusters are compressed by deflate; qcow2 only.
+    /// The format, and how the image is laid out.
+    pub layout: Layout,
+    /// What opens the new image, if it is to be encrypted.
+    pub secret: Option<Passphrase>,
+    /// Whether the content is compressed, in formats that can.
     pub compress: bool,
     /// How many threads work; at least one does.
     pub threads: usize,
@@ -31,7 +29,7 @@ pub struct ConvertOptions {
 impl ConvertOptions {
     /// The format's defaults, with four threads.
     pub fn new(format: Format) -> Self {
-        Self { format, qcow2: Qcow2Options::default(), compress: false, threads: 4, force: false }
+        Self { layout: Layout::new(format), secret: None, compress: false, threads: 4, force: false }
     }
 }
 
@@ -44,20 +42,17 @@ pub fn convert(
     options: &ConvertOptions,
     progress: Progress<'_>,
 ) -> Result<()> {
-    if options.compress && options.format != Format::Qcow2 {
-        return Err(Error::invalid("a conversion", "only qcow2 images can be compressed"));
-    }
-    let fresh = FreshFile::create(target, options.force)?;
-    let file: Arc<dyn Disk> = fresh.disk();
-    let backing: Option<BackingFile> = None;
+    let layout = options.layout.clone();
     let create =
-        CreateOptions { format: options.format, size: source.len(), backing, qcow2: options.qcow2.clone() };
-    create_on(&file, &create)?;
-    let image = Image::open(file, FormatChoice::Exact(options.format), OpenOptions::default())?;
+        CreateOptions { secret: options.secret.clone(), ..CreateOptions::laid_out(layout, source.len()) };
+    let fresh = FreshImage::begin(target, &create, options.force)?;
+    let exact = FormatChoice::Exact(options.layout.format());
+    let how = OpenOptions { parts: fresh.parts(), secret: options.secret.clone(), ..OpenOptions::default() };
+    let image = Image::open(fresh.file(), exact, how)?;
     copy_data(source, &image, options.compress, options.threads, progress)?;
     image.flush()?;
     drop(image);
-    Ok(fresh.commit()?)
+    fresh.commit()
 }
 
 /// Copies what is not zero in `source` to `target`, a new image at least as long that holds only zeros.
@@ -73,15 +68,25 @@ pub fn copy_data(
     if target.len() < source.len() {
         return Err(Error::invalid("a copy", "the target is smaller than the source"));
     }
+    let packer = match (compress, target.driver().packer()) {
+        (false, _) => None,
+        (true, Some(packer)) => Some(packer),
+        (true, None) => return Err(Error::unsupported("compression in this format")),
+    };
     let granule = target.cluster_size().unwrap_or(RAW_BLOCK);
     let disks = [source];
     Chunks::new(&disks, granule, progress).each(threads, |chunk, buffer| {
         read_chunk(source, chunk, buffer)?;
         for run in nonzero_runs(buffer, granule as usize) {
             let at = chunk.start + run.start as u64;
-            match compress {
-                true => target.write_compressed(&buffer[run], at)?,
-                false => target.write_at(&buffer[run], at)?,
+            match packer {
+                Some(packer) => {
+                    for (index, unit) in buffer[run].chunks(packer.unit()).enumerate() {
+                        let at = at + (index * packer.unit()) as u64;
+                        packer.store(at, unit, packer.pack(unit)?.as_deref())?;
+                    }
+                }
+                None => target.write_at(&buffer[run], at)?,
             }
         }
         Ok(())

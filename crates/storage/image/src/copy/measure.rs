@@ -1,7 +1,7 @@
 use serde::Serialize;
 use vmwright_disk::Disk;
 
-use crate::{CreateOptions, Format, Result};
+use crate::{CreateOptions, Error, Layout, Result};
 
 /// How large a file would be, as `qemu-img measure --output=json` answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -18,17 +18,18 @@ pub struct Measure {
 /// in `target` does not matter.
 pub fn measure(source: &dyn Disk, target: &CreateOptions) -> Result<Measure> {
     let size = source.len().next_multiple_of(512);
-    match target.format {
-        Format::Raw => Ok(Measure { required: size, fully_allocated: size }),
-        Format::Qcow2 => {
-            let cluster_size = u64::from(target.qcow2.cluster_size);
-            let metadata = qcow2_metadata(size, cluster_size, target.qcow2.refcount_bits.into());
+    match &target.layout {
+        Layout::Raw(_) => Ok(Measure { required: size, fully_allocated: size }),
+        Layout::Qcow2(qcow2) => {
+            let cluster_size = u64::from(qcow2.cluster_size);
+            let metadata = qcow2_metadata(size, cluster_size, qcow2.refcount_bits.into());
             let whole = size.next_multiple_of(cluster_size);
             Ok(Measure {
                 required: metadata + data_clusters(source, cluster_size)?,
                 fully_allocated: metadata + whole,
             })
         }
+        _ => Err(Error::unsupported("measuring this format")),
     }
 }
 

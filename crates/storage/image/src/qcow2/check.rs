@@ -11,7 +11,7 @@ impl Qcow2 {
     /// Compares every reference count and every flag with the tables.
     ///
     /// Looks at what is in the file: changes that were not flushed are not seen.
-    pub(crate) fn check(&self) -> Result<CheckReport> {
+    pub(crate) fn check_tables(&self) -> Result<CheckReport> {
         // The cache may hold changes, so nothing is read through it.
         let fresh =
             Self::open(self.file.clone(), crate::OpenOptions { read_only: true, ..Default::default() })?;
@@ -42,9 +42,9 @@ impl Qcow2 {
         for (cluster, used) in counts.iter() {
             let recorded = self.refcount(writer, cluster)?;
             if recorded > used {
-                report.leaked_clusters += 1;
+                report.leaks += 1;
             } else if recorded < used {
-                report.low_refcounts += 1;
+                report.corruptions += 1;
             }
         }
         Ok(())
@@ -53,7 +53,7 @@ impl Qcow2 {
     fn check_flags(&self, state: &State, counts: &Counts, report: &mut CheckReport) -> Result<()> {
         let mut check = |raw: u64, host: u64| {
             if (raw & COPIED != 0) != (counts.get(host) == 1) {
-                report.wrong_flags += 1;
+                report.corruptions += 1;
             }
         };
         let mut bytes = vec![0; self.header.cluster_size() as usize];

@@ -29,7 +29,8 @@ fn unpack_zstd(packed: &[u8], len: usize, at: u64) -> Result<Vec<u8>> {
         return Err(Error::corrupt("the window of a zstd cluster", at, "at most 8 MiB", window));
     }
     let mut out = vec![0; len];
-    let mut decoder = ruzstd::decoding::StreamingDecoder::new(packed).map_err(|error| fail(error.into()))?;
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(packed).map_err(|error| fail(error.into()))?;
+    decoder.window_log_max(MAX_ZSTD_WINDOW.ilog2()).map_err(|error| fail(error.into()))?;
     decoder.read_exact(&mut out).map_err(|error| fail(error.into()))?;
     Ok(out)
 }

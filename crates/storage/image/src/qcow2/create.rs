@@ -1,13 +1,17 @@
 //! Making an empty image.
 
+use std::sync::Arc;
+
 use vmwright_disk::Disk;
 
+use super::Qcow2;
 use super::layout::{
     BackingName, COMPATIBLE_LAZY_REFCOUNTS, Compression, Header, MAX_BACKING_NAME, MAX_L1_BYTES,
     MAX_REFTABLE_BYTES, Version,
 };
 use super::refcount::Width;
-use crate::{Error, Result};
+use crate::create::{CreateOptions, PartMaker, bad_value, no_option, parse_bytes, parse_switch};
+use crate::{BackingFile, Error, Format, OpenOptions, Result};
 
 /// How a new qcow2 image is laid out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +37,64 @@ impl Default for Qcow2Options {
             lazy_refcounts: false,
             preallocation: Preallocation::Off,
         }
+    }
+}
+
+impl Qcow2Options {
+    pub(crate) const KEYS: &'static [(&'static str, &'static str)] = &[
+        ("cluster_size", "512 to 2M"),
+        ("compat", "0.10 or 1.1"),
+        ("lazy_refcounts", "on or off"),
+        ("preallocation", "off or metadata"),
+        ("refcount_bits", "1 to 64"),
+    ];
+
+    pub(crate) fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        match key {
+            "cluster_size" => {
+                let bytes = parse_bytes("cluster_size", value)?;
+                self.cluster_size =
+                    u32::try_from(bytes).map_err(|_| bad_value("cluster_size", value, "512 to 2M"))?;
+            }
+            "refcount_bits" => {
+                self.refcount_bits = value
+                    .parse()
+                    .map_err(|_| bad_value("refcount_bits", value, "1, 2, 4, 8, 16, 32 or 64"))?;
+            }
+            "compat" => {
+                self.compat = match value {
+                    "0.10" | "v2" => Compat::V0_10,
+                    "1.1" | "v3" => Compat::V1_1,
+                    _ => return Err(bad_value("compat", value, "0.10 or 1.1")),
+                }
+            }
+            "lazy_refcounts" => self.lazy_refcounts = parse_switch("lazy_refcounts", value)?,
+            "preallocation" => {
+                self.preallocation = match value {
+                    "off" => Preallocation::Off,
+                    "metadata" => Preallocation::Metadata,
+                    _ => return Err(bad_value("preallocation", value, "off or metadata")),
+                }
+            }
+            _ => return Err(no_option(Format::Qcow2, key)),
+        }
+        Ok(())
+    }
+}
+
+/// Makes an empty image.
+pub(crate) fn create_image(
+    file: &Arc<dyn Disk>,
+    options: &CreateOptions,
+    layout: &Qcow2Options,
+    _parts: &dyn PartMaker,
+) -> Result<()> {
+    let backing = options.backing.clone();
+    let backing = backing.map(|BackingFile { name, format }| BackingName { name, format });
+    create(&**file, options.size, layout, backing)?;
+    match layout.preallocation {
+        Preallocation::Off => Ok(()),
+        Preallocation::Metadata => Qcow2::open(file.clone(), OpenOptions::default())?.preallocate(),
     }
 }
 

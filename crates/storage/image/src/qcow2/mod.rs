@@ -32,15 +32,28 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use vmwright_disk::{Disk, Extent, check_range};
 
 use crate::cache::Cache;
+use crate::driver::{Driver, Links, Packer, ParentLink};
 use crate::error::Reason;
-use crate::{Error, Result};
+use crate::info::{CheckReport, ImageInfo, Repair};
+use crate::{BackingFile, Error, Result};
 use compress::Unpacked;
 use layout::Header;
 use state::State;
 
 /// Whether these first bytes of a file are those of a qcow2 image.
-pub(crate) fn is_qcow2(first: &[u8; 8]) -> bool {
-    first[..4] == layout::MAGIC.to_be_bytes() && matches!(first[4..], [0, 0, 0, 2 | 3])
+pub(crate) fn is_qcow2(first: &[u8]) -> bool {
+    first.starts_with(&layout::MAGIC.to_be_bytes()) && matches!(first.get(4..8), Some([0, 0, 0, 2 | 3]))
+}
+
+/// The other files that an image names.
+pub(crate) fn links(file: &dyn Disk) -> Result<Links> {
+    let header = open::read_header(file)?;
+    let parent = header.backing.map(|backing| ParentLink {
+        names: vec![backing.name],
+        format: backing.format,
+        expects: None,
+    });
+    Ok(Links { parts: Vec::new(), parent })
 }
 
 /// An open image.
@@ -87,6 +100,54 @@ impl Qcow2 {
             Some(ReadOnly::ExtendedL2) => {
                 Err(Error::unsupported("writing a qcow2 image with extended L2 entries"))
             }
+        }
+    }
+}
+
+impl Driver for Qcow2 {
+    fn info(&self) -> Result<ImageInfo> {
+        // As it stands in the file: writing changes it.
+        info::info(&*self.file, &open::read_header(&*self.file)?)
+    }
+
+    fn check(&self, _repair: Repair) -> Result<CheckReport> {
+        self.check_tables()
+    }
+
+    fn cluster_size(&self) -> Option<u64> {
+        Some(self.header.cluster_size())
+    }
+
+    fn backing_file(&self) -> Option<BackingFile> {
+        self.header.backing.clone().map(BackingFile::from)
+    }
+
+    fn packer(&self) -> Option<&dyn Packer> {
+        Some(self)
+    }
+
+    fn qcow2(&self) -> Option<&Qcow2> {
+        Some(self)
+    }
+}
+
+impl Packer for Qcow2 {
+    fn unit(&self) -> usize {
+        self.header.cluster_size() as usize
+    }
+
+    fn pack(&self, data: &[u8]) -> Result<Option<Vec<u8>>> {
+        let mut cluster = std::borrow::Cow::Borrowed(data);
+        if data.len() < self.unit() {
+            cluster.to_mut().resize(self.unit(), 0);
+        }
+        Ok(compress::deflate(&cluster))
+    }
+
+    fn store(&self, offset: u64, data: &[u8], packed: Option<&[u8]>) -> Result<()> {
+        match packed {
+            Some(packed) => self.store_packed(packed, offset),
+            None => self.write(data, offset),
         }
     }
 }

@@ -244,22 +244,14 @@ impl Qcow2 {
         Ok(new)
     }
 
-    /// Writes one whole cluster in compressed form where that saves space.
-    ///
-    /// The last cluster of the disk may be shorter: the rest of it is zeros.
-    pub(crate) fn write_compressed(&self, data: &[u8], offset: u64) -> Result<()> {
+    /// Writes one whole cluster, compressed before.
+    pub(super) fn store_packed(&self, packed: &[u8], offset: u64) -> Result<()> {
         self.prepare()?;
-        let cluster_size = self.header.cluster_size() as usize;
-        let mut cluster = std::borrow::Cow::Borrowed(data);
-        if data.len() < cluster_size {
-            cluster.to_mut().resize(cluster_size, 0);
-        }
-        let Some(packed) = super::compress::deflate(&cluster) else { return self.write(data, offset) };
         let mut state = self.write_state();
         self.relieve(&mut state)?;
         let len = packed.len() as u64;
         let host = self.place_packed(&mut state, len)?;
-        self.file.write_at(&packed, host)?;
+        self.file.write_at(packed, host)?;
         let raw = super::map::Packed::encode(host, len, self.header.cluster_bits);
         self.link(&mut state, offset, raw, false)
     }

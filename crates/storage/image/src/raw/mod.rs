@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use vmwright_disk::{Disk, Extent, ExtentKind, Result};
 
+use crate::create::{CreateOptions, no_option};
+use crate::driver::Driver;
 use crate::error::Reason;
-use crate::{Error, OpenOptions};
+use crate::info::{CheckReport, ImageInfo, Repair};
+use crate::{Error, Format, OpenOptions, allocated};
 
 /// An open image.
 pub(crate) struct Raw {
@@ -26,10 +29,40 @@ impl Raw {
     }
 }
 
-/// Makes an empty image of `size` bytes on `file`, whose former content is lost.
-pub(crate) fn create(file: &dyn Disk, size: u64) -> crate::Result<()> {
+/// How a new raw image is laid out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RawOptions {}
+
+impl RawOptions {
+    pub(crate) const KEYS: &'static [(&'static str, &'static str)] = &[];
+
+    pub(crate) fn set(&mut self, key: &str, _value: &str) -> crate::Result<()> {
+        Err(no_option(Format::Raw, key))
+    }
+}
+
+/// Makes an empty image on `file`, whose former content is lost.
+pub(crate) fn create(file: &dyn Disk, options: &CreateOptions, _layout: &RawOptions) -> crate::Result<()> {
+    if options.backing.is_some() {
+        return Err(Error::invalid("a new raw image", "the raw format has no backing files"));
+    }
     file.set_len(0)?;
-    Ok(file.set_len(size)?)
+    Ok(file.set_len(options.size)?)
+}
+
+/// Describes an image.
+pub(crate) fn info(file: &dyn Disk) -> crate::Result<ImageInfo> {
+    Ok(ImageInfo::new(Format::Raw, file.len(), allocated(file)?))
+}
+
+impl Driver for Raw {
+    fn info(&self) -> crate::Result<ImageInfo> {
+        info(&*self.file)
+    }
+
+    fn check(&self, _repair: Repair) -> crate::Result<CheckReport> {
+        Err(Error::unsupported("checking a raw image, which has no tables,"))
+    }
 }
 
 impl Disk for Raw {

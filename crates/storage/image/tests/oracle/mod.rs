@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use vmwright_disk::{Disk, Error, ErrorKind, Extent, MemDisk, Result};
 use vmwright_image::{
-    CreateOptions, Format, FormatChoice, Image, OpenOptions, Qcow2Options, copy, create_on, describe,
+    CreateOptions, Format, FormatChoice, Image, Layout, OpenOptions, Qcow2Options, copy, create_on, describe,
 };
 
 const QCOW2: FormatChoice = FormatChoice::Exact(Format::Qcow2);
@@ -64,7 +64,7 @@ pub(crate) fn sample(cluster_bits: u32, refcount_bits: u32) -> Vec<u8> {
     let size = u64::from(cluster_size) * 90 + 512;
     let file: Arc<dyn Disk> = Arc::new(MemDisk::new(0));
     let qcow2 = Qcow2Options { cluster_size, refcount_bits, ..Qcow2Options::default() };
-    create_on(&file, &CreateOptions { qcow2, ..CreateOptions::new(Format::Qcow2, size) }).unwrap();
+    create_on(&file, &CreateOptions::laid_out(Layout::Qcow2(qcow2), size)).unwrap();
     let image = Image::open(file.clone(), QCOW2, OpenOptions::default()).unwrap();
     let packed = MemDisk::new(size as usize);
     packed.write_at(&vec![7; cluster_size as usize * 5], u64::from(cluster_size) * 20).unwrap();

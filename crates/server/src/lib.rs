@@ -1,0 +1,2 @@
+//! Listeners and TLS for the services of vmwright.
+#![forbid(unsafe_code)]

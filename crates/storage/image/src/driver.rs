@@ -1,0 +1,162 @@
+//! The contract of a format, and which format does what.
+//!
+//! A format is a folder with a driver (an open image) and four functions that need no open image:
+//!
+//! | function | what |
+//! |---|---|
+//! | `open` | a driver over the file and what it names |
+//! | `describe` | what is known without opening the content |
+//! | `links` | the other files that the image names |
+//! | `create` | a new image, empty |
+
+use std::sync::Arc;
+
+use vmwright_disk::Disk;
+
+use crate::create::{CreateOptions, Layout, PartMaker};
+use crate::info::{CheckReport, ImageInfo, Repair};
+use crate::qcow2::Qcow2;
+use crate::{BackingFile, Format, OpenOptions, Result, luks, qcow2, raw, vdi, vhd, vhdx, vmdk};
+
+/// An open image, as its format does it.
+///
+/// A format does what it can through [`Disk`], `set_len` (resize) among it, and refuses the rest with an error of kind
+/// unsupported. What only some formats have is a facet.
+pub(crate) trait Driver: Disk {
+    /// Describes the image as it stands in the file.
+    fn info(&self) -> Result<ImageInfo>;
+
+    /// Checks the image's own tables as they stand in the file, and repairs what `repair` allows.
+    ///
+    /// An error of kind corrupt where the tables cannot even be followed.
+    fn check(&self, repair: Repair) -> Result<CheckReport>;
+
+    /// The unit of allocation in bytes, where the format has one.
+    fn cluster_size(&self) -> Option<u64> {
+        None
+    }
+
+    /// The backing file or parent as the image names it.
+    fn backing_file(&self) -> Option<BackingFile> {
+        None
+    }
+
+    /// Changes the name of the backing file; `None` for none. What the image shows is the caller's affair.
+    fn set_backing_file(&self, _backing: Option<&BackingFile>) -> Result<()> {
+        Err(crate::Error::unsupported("changing the backing file in this format"))
+    }
+
+    /// What identifies the content, so that a child knows its parent again.
+    fn content_id(&self) -> Result<Option<ContentId>> {
+        Ok(None)
+    }
+
+    /// Writing in compressed form.
+    fn packer(&self) -> Option<&dyn Packer> {
+        None
+    }
+
+    /// The image as qcow2: snapshots, bitmaps.
+    fn qcow2(&self) -> Option<&Qcow2> {
+        None
+    }
+}
+
+/// Writing in compressed form, for images that are made anew.
+///
+/// Any thread packs; storing happens in rising order of offsets, from one thread at a time, so that the same source
+/// always makes the same image.
+pub(crate) trait Packer: Send + Sync {
+    /// The length of a unit in bytes; the last of the disk may be shorter.
+    fn unit(&self) -> usize;
+
+    /// Compresses one unit; `None` where it is to be stored as it is.
+    fn pack(&self, data: &[u8]) -> Result<Option<Vec<u8>>>;
+
+    /// Stores a unit that is not all zeros at `offset`, which was never written before: `packed` is what
+    /// [`Packer::pack`] made of `data`.
+    fn store(&self, offset: u64, data: &[u8], packed: Option<&[u8]>) -> Result<()>;
+}
+
+/// What identifies the content of an image among those of its format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ContentId {
+    /// The CID of a VMDK.
+    Vmdk(u32),
+    /// The unique id of a VHD.
+    Vhd([u8; 16]),
+    /// The data write GUID of a VHDX.
+    Vhdx([u8; 16]),
+}
+
+/// The other files that an image names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Links {
+    /// The files that hold parts of it, in its order; [`OpenOptions::parts`] are these. A name may occur more than
+    /// once.
+    pub(crate) parts: Vec<String>,
+    /// What lies beneath it.
+    pub(crate) parent: Option<ParentLink>,
+}
+
+/// What an image says of the image beneath it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ParentLink {
+    /// Where it may be, best first; with `/` between folders, relative to the folder of the image or absolute.
+    pub(crate) names: Vec<String>,
+    /// The name of its format, where the image says so.
+    pub(crate) format: Option<String>,
+    /// What its content must be.
+    pub(crate) expects: Option<ContentId>,
+}
+
+/// Opens an image.
+pub(crate) fn open(file: Arc<dyn Disk>, format: Format, options: OpenOptions) -> Result<Box<dyn Driver>> {
+    Ok(match format {
+        Format::Raw => Box::new(raw::Raw::open(file, &options)),
+        Format::Qcow2 => Box::new(Qcow2::open(file, options)?),
+        Format::Vmdk => vmdk::open(file, options)?,
+        Format::Vhd => vhd::open(file, options)?,
+        Format::Vhdx => vhdx::open(file, options)?,
+        Format::Vdi => vdi::open(file, options)?,
+        Format::Luks => luks::open(file, options)?,
+    })
+}
+
+/// Describes an image without opening its content.
+pub(crate) fn describe(file: &dyn Disk, format: Format) -> Result<ImageInfo> {
+    match format {
+        Format::Raw => raw::info(file),
+        Format::Qcow2 => qcow2::info::info(file, &qcow2::open::read_header(file)?),
+        Format::Vmdk => vmdk::describe(file),
+        Format::Vhd => vhd::describe(file),
+        Format::Vhdx => vhdx::describe(file),
+        Format::Vdi => vdi::describe(file),
+        Format::Luks => luks::describe(file),
+    }
+}
+
+/// The other files that an image names.
+pub(crate) fn links(file: &dyn Disk, format: Format) -> Result<Links> {
+    match format {
+        Format::Raw | Format::Luks | Format::Vdi => Ok(Links::default()),
+        Format::Qcow2 => qcow2::links(file),
+        Format::Vmdk => vmdk::links(file),
+        Format::Vhd => vhd::links(file),
+        Format::Vhdx => vhdx::links(file),
+    }
+}
+
+/// Makes an empty image on `file`, whose former content is lost; `parts` makes the further files of formats that
+/// are spread over several. The caller flushes.
+pub(crate) fn create(file: &Arc<dyn Disk>, options: &CreateOptions, parts: &dyn PartMaker) -> Result<()> {
+    match &options.layout {
+        Layout::Raw(layout) => raw::create(&**file, options, layout),
+        Layout::Qcow2(layout) => qcow2::create::create_image(file, options, layout, parts),
+        Layout::Vmdk(layout) => vmdk::create(file, options, layout, parts),
+        Layout::Vhd(layout) => vhd::create(file, options, layout),
+        Layout::Vhdx(layout) => vhdx::create(file, options, layout),
+        Layout::Vdi(layout) => vdi::create(file, options, layout),
+        Layout::Luks(layout) => luks::create(file, options, layout),
+    }
+}

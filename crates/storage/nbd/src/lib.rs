@@ -1,0 +1,2 @@
+//! The NBD protocol over any transport.
+#![forbid(unsafe_code)]
