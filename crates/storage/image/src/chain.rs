@@ -7,6 +7,9 @@
 //! overlay.qcow2 ─ names "base.qcow2" ─ Gate ─ /images/base.qcow2 ─ names "../../etc/shadow" ─ Gate ─ refused
 //! ```
 
+mod commit;
+mod rebase;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +19,9 @@ use vmwright_disk::{Access, Disk, FileId, HostFile, Sharing, Transaction, Transa
 use crate::driver::{self, ContentId, Links, ParentLink};
 use crate::error::Reason;
 use crate::{BackingFile, CreateOptions, Error, Format, FormatChoice, Image, OpenOptions, Result, create};
+
+pub use commit::{CommitOptions, Committed, commit};
+pub use rebase::{NewBase, RebaseOptions, Rebased, rebase};
 
 /// The most backing files beneath an image.
 pub const MAX_DEPTH: usize = 64;
@@ -35,14 +41,32 @@ pub trait Gate {
     }
 }
 
-/// Whether the name of a file says that it is a qcow2 image: it ends in `.qcow2` or `.qcow`.
+/// The format that the name of a file stands for, such as qcow2 for `disk.qcow2`.
 ///
 /// A guest that runs on a raw image chooses the first bytes of that file, but never its name. So a format that
-/// was only probed is believed with a backing file where the name agrees.
+/// was only probed is believed with the files it names where the name agrees.
+pub fn format_by_name(path: &Path) -> Option<Format> {
+    const ENDINGS: [(&str, Format); 12] = [
+        ("qcow2", Format::Qcow2),
+        ("qcow", Format::Qcow2),
+        ("vmdk", Format::Vmdk),
+        ("vhd", Format::Vhd),
+        ("avhd", Format::Vhd),
+        ("vpc", Format::Vhd),
+        ("vhdx", Format::Vhdx),
+        ("avhdx", Format::Vhdx),
+        ("vdi", Format::Vdi),
+        ("luks", Format::Luks),
+        ("raw", Format::Raw),
+        ("img", Format::Raw),
+    ];
+    let extension = path.extension()?.to_str()?;
+    ENDINGS.iter().find(|(ending, _)| extension.eq_ignore_ascii_case(ending)).map(|(_, format)| *format)
+}
+
+/// Whether the name of a file says that it is a qcow2 image: it ends in `.qcow2` or `.qcow`.
 pub fn is_named_qcow2(path: &Path) -> bool {
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    extension
-        .is_some_and(|extension| ["qcow2", "qcow"].iter().any(|known| extension.eq_ignore_ascii_case(known)))
+    format_by_name(path) == Some(Format::Qcow2)
 }
 
 /// Allows nothing.
@@ -192,8 +216,44 @@ pub fn open_in(
     gate: &dyn Gate,
     options: ChainOptions,
 ) -> Result<Image> {
-    let mut chain = Walk { transaction, gate, seen: Vec::new() };
     let access = if options.read_only { Access::Read } else { Access::Write };
+    let links = walk(transaction, path, choice, gate, access, |_| options.without_backing)?;
+    stack(links, None, &options)
+}
+
+/// One image of a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainLink {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: Format,
+    /// Which host file it is.
+    pub id: FileId,
+}
+
+/// The images of a chain from the top down, as far as `gate` lets them be opened.
+pub fn list(
+    transaction: &Transaction,
+    path: &Path,
+    choice: FormatChoice,
+    gate: &dyn Gate,
+) -> Result<Vec<ChainLink>> {
+    let links = walk(transaction, path, choice, gate, Access::Read, |_| false)?;
+    let link = |link: Link| ChainLink { path: link.path, format: link.format, id: link.id };
+    Ok(links.into_iter().map(link).collect())
+}
+
+/// Opens the files of a chain from the top down; none beneath one that `is_last` says is the last.
+fn walk(
+    transaction: &Transaction,
+    path: &Path,
+    choice: FormatChoice,
+    gate: &dyn Gate,
+    access: Access,
+    is_last: impl Fn(&Link) -> bool,
+) -> Result<Vec<Link>> {
+    let mut walk = Walk { transaction, gate, seen: Vec::new() };
     let mut next = Some(Below { path: path.to_owned(), choice, expects: None });
     let mut links: Vec<Link> = Vec::new();
     while let Some(below) = next.take() {
@@ -201,13 +261,13 @@ pub fn open_in(
             return Err(Reason::ChainTooDeep { limit: MAX_DEPTH }.into());
         }
         let access = if links.is_empty() { access } else { Access::Read };
-        let (link, parent) = chain.link(&below, access)?;
-        links.push(link);
-        if !options.without_backing {
-            next = parent;
+        let (link, parent) = walk.link(&below, access)?;
+        if let Some(parent) = parent.filter(|_| !is_last(&link)) {
+            next = Some(walk.below(&link.path, parent)?);
         }
+        links.push(link);
     }
-    stack(links, &options)
+    Ok(links)
 }
 
 /// The way down a chain.
@@ -220,6 +280,7 @@ struct Walk<'a> {
 /// One image of a chain, its files open.
 struct Link {
     path: PathBuf,
+    id: FileId,
     file: Arc<dyn Disk>,
     parts: Vec<Arc<dyn Disk>>,
     format: Format,
@@ -236,7 +297,7 @@ struct Below {
 }
 
 impl Walk<'_> {
-    fn link(&mut self, below: &Below, access: Access) -> Result<(Link, Option<Below>)> {
+    fn link(&mut self, below: &Below, access: Access) -> Result<(Link, Option<ParentLink>)> {
         let path = &below.path;
         let file = self.transaction.open(path, access)?;
         let id = HostFile::open_forced(path)?.id();
@@ -254,9 +315,8 @@ impl Walk<'_> {
             Ok(self.transaction.open(&part, access)?)
         };
         let parts = parts.iter().map(open).collect::<Result<_>>()?;
-        let parent = parent.map(|parent| self.below(path, parent)).transpose()?;
-        let read_only = access == Access::Read;
-        Ok((Link { path: path.clone(), file, parts, format, expects: below.expects, read_only }, parent))
+        let (path, expects, read_only) = (path.clone(), below.expects, access == Access::Read);
+        Ok((Link { path, id, file, parts, format, expects, read_only }, parent))
     }
 
     /// The first place of those that an image names where its parent is.
@@ -286,11 +346,12 @@ impl Walk<'_> {
     }
 }
 
-/// Opens the images of a chain from the lowest up.
-fn stack(links: Vec<Link>, options: &ChainOptions) -> Result<Image> {
+/// Opens the images of a chain from the lowest up, which lies over `bottom`.
+fn stack(links: Vec<Link>, bottom: Option<Arc<dyn Disk>>, options: &ChainOptions) -> Result<Image> {
+    let mut bottom = bottom;
     let mut lower: Option<Image> = None;
     for link in links.into_iter().rev() {
-        let backing = lower.take().map(|image| Arc::new(image) as Arc<dyn Disk>);
+        let backing = lower.take().map(|image| Arc::new(image) as Arc<dyn Disk>).or_else(|| bottom.take());
         let how = OpenOptions {
             read_only: link.read_only,
             cache_bytes: options.cache_bytes,

@@ -46,6 +46,11 @@ pub(crate) trait Driver: Disk {
         Err(crate::Error::unsupported("changing the backing file in this format"))
     }
 
+    /// Drops everything that the image holds, so that it shows its backing file.
+    fn make_empty(&self) -> Result<()> {
+        Err(crate::Error::unsupported("emptying an image of this format"))
+    }
+
     /// What identifies the content, so that a child knows its parent again.
     fn content_id(&self) -> Result<Option<ContentId>> {
         Ok(None)

@@ -1,0 +1,175 @@
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use vmwright_crypt::Passphrase;
+use vmwright_disk::{
+    Access, Disk, Error as DiskError, ErrorKind, Extent, ExtentKind, HostFile, Transaction, TransactionOptions, WriteMode,
+    check_range,
+};
+
+use super::{ChainOptions, Gate, open_in, stack, walk};
+use crate::copy::Progress;
+use crate::error::Reason;
+use crate::{Error, FormatChoice, Image, Result};
+
+/// Bytes are moved in pieces of so many.
+const PIECE: u64 = 2 << 20;
+
+/// How an overlay is committed.
+#[derive(Debug, Clone, Default)]
+pub struct CommitOptions {
+    /// The image of the chain that takes the content; the backing file of the overlay where none is given.
+    pub base: Option<PathBuf>,
+    /// Whether the overlay keeps what it holds; it does anyway where another image than its backing file takes
+    /// the content.
+    pub keep: bool,
+    /// What opens encrypted images of the chain.
+    pub secret: Option<Passphrase>,
+    /// Whether damages that other programs overlook are overlooked.
+    pub lenient: bool,
+}
+
+/// What a commit did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Committed {
+    /// The image that took the content.
+    pub base: PathBuf,
+    /// How many bytes of data it took.
+    pub bytes: u64,
+    /// Whether the overlay is empty now.
+    pub emptied: bool,
+}
+
+/// Writes what an overlay holds into an image beneath it, which grows where the overlay is larger.
+///
+/// Done in place, in an order that survives a crash: until the base holds everything durably the overlay keeps it, and
+/// shows the same the whole time. Other overlays over the base show something else afterwards, and so do images between
+/// the overlay and a base further down.
+pub fn commit(
+    path: &Path,
+    choice: FormatChoice,
+    gate: &dyn Gate,
+    options: &CommitOptions,
+    progress: Progress<'_>,
+) -> Result<Committed> {
+    let chain = super::list(&Transaction::begin(TransactionOptions::default()), path, choice, gate)?;
+    let index = match &options.base {
+        None => 1,
+        Some(base) => {
+            let id = HostFile::open_forced(base)?.id();
+            let found = chain.iter().skip(1).position(|link| link.id == id).map(|index| index + 1);
+            found.ok_or_else(|| Error::invalid("the base of a commit", "it must lie beneath the overlay"))?
+        }
+    };
+    let Some(base) = chain.get(index) else {
+        return Err(Error::invalid("a commit", "the image has no backing file"));
+    };
+    let keep = options.keep || index > 1;
+
+    let transaction = Transaction::begin(TransactionOptions::default().mode(WriteMode::Ordered));
+    let how = ChainOptions { secret: options.secret.clone(), lenient: options.lenient, ..ChainOptions::default() };
+    let exact = FormatChoice::Exact(base.format);
+    // The overlay first: it is what a second commit of the same overlay must find in use.
+    let access = if keep { Access::Read } else { Access::Write };
+    transaction.open(path, access)?;
+    let target = open_in(&transaction, &base.path, exact, gate, how.clone())?;
+    let links = walk(&transaction, path, choice, gate, access, |link| {
+        chain.get(index - 1).is_some_and(|last| last.id == link.id)
+    })?;
+    let overlay = stack(links, Some(Arc::new(Nothing(target.len()))), &how)?;
+
+    let bytes = copy_allocated(&overlay, &target, progress)?;
+    target.flush()?;
+    let mut emptied = false;
+    if !keep {
+        match overlay.driver().make_empty() {
+            Ok(()) => {
+                overlay.flush()?;
+                emptied = true;
+            }
+            // It shows the same with what it holds.
+            Err(error) if error.kind() == ErrorKind::Unsupported => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Committed { base: base.path.clone(), bytes, emptied })
+}
+
+/// Writes what `overlay` holds itself to `target`; answers how many bytes were not zeros.
+fn copy_allocated(overlay: &Image, target: &Image, progress: Progress<'_>) -> Result<u64> {
+    let len = overlay.len();
+    if len > target.len() {
+        target.set_len(len)?;
+    }
+    let mut buffer = vec![0; PIECE.min(len) as usize];
+    let (mut at, mut bytes) = (0, 0);
+    while at < len {
+        let extent = overlay.extent_at(at)?;
+        let mut part = extent.len;
+        match extent.kind {
+            ExtentKind::Unallocated => {}
+            ExtentKind::Zero => target.zero_at(at, part)?,
+            _ => {
+                part = part.min(PIECE);
+                let piece = &mut buffer[..part as usize];
+                overlay.read_at(piece, at)?;
+                target.write_at(piece, at)?;
+                bytes += part;
+            }
+        }
+        at += part;
+        progress(at, len);
+    }
+    Ok(bytes)
+}
+
+/// What lies beneath the part of a chain that is committed: nothing that would be copied.
+struct Nothing(u64);
+
+impl Nothing {
+    fn refuse<T>() -> vmwright_disk::Result<T> {
+        Err(Error::from(Reason::ReadOnly { what: "the backing file" }).into())
+    }
+}
+
+impl Disk for Nothing {
+    fn len(&self) -> u64 {
+        self.0
+    }
+
+    fn is_read_only(&self) -> bool {
+        true
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DiskError> {
+        check_range(offset, buf.len() as u64, self.0)?;
+        buf.fill(0);
+        Ok(())
+    }
+
+    fn write_at(&self, _data: &[u8], _offset: u64) -> Result<(), DiskError> {
+        Self::refuse()
+    }
+
+    fn zero_at(&self, _offset: u64, _len: u64) -> Result<(), DiskError> {
+        Self::refuse()
+    }
+
+    fn discard(&self, _offset: u64, _len: u64) -> Result<(), DiskError> {
+        Self::refuse()
+    }
+
+    fn set_len(&self, _len: u64) -> Result<(), DiskError> {
+        Self::refuse()
+    }
+
+    fn flush(&self) -> Result<(), DiskError> {
+        Ok(())
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent, DiskError> {
+        check_range(offset, 1, self.0)?;
+        Ok(Extent { start: offset, len: self.0 - offset, kind: ExtentKind::Unallocated, depth: 0 })
+    }
+}
