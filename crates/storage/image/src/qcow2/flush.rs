@@ -58,7 +58,7 @@ impl Qcow2 {
         if !writer.l1_dirty.is_empty() {
             self.barrier(writer)?;
             for &index in &writer.l1_dirty {
-                let at = self.header.l1_offset + index as u64 * 8;
+                let at = state.header.l1_offset + index as u64 * 8;
                 file.write_at(&state.l1[index].to_be_bytes(), at)?;
             }
             writer.l1_dirty.clear();

@@ -97,7 +97,7 @@ impl Qcow2 {
         if table == 0 {
             return Ok(None);
         }
-        let at = self.header.l1_offset + index as u64 * 8;
+        let at = state.header.l1_offset + index as u64 * 8;
         self.check_table(table, at)?;
         Ok(Some(table))
     }

@@ -27,6 +27,7 @@ mod zero;
 #[cfg(test)]
 mod crash_tests;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use vmwright_disk::{Disk, Extent, check_range};
@@ -59,7 +60,10 @@ pub(crate) fn links(file: &dyn Disk) -> Result<Links> {
 /// An open image.
 pub(crate) struct Qcow2 {
     file: Arc<dyn Disk>,
+    /// The header as it was when the image was opened, for what never changes; the rest is in [`State`].
     pub(crate) header: Header,
+    /// The length of the disk in bytes.
+    size: AtomicU64,
     backing: Backing,
     read_only: Option<ReadOnly>,
     cache: Cache,
@@ -84,6 +88,11 @@ enum ReadOnly {
 }
 
 impl Qcow2 {
+    /// The length of the disk in bytes.
+    fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
     fn read_state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -119,7 +128,7 @@ impl Driver for Qcow2 {
     }
 
     fn backing_file(&self) -> Option<BackingFile> {
-        self.header.backing.clone().map(BackingFile::from)
+        self.read_state().header.backing.clone().map(BackingFile::from)
     }
 
     fn packer(&self) -> Option<&dyn Packer> {
@@ -154,7 +163,7 @@ impl Packer for Qcow2 {
 
 impl Disk for Qcow2 {
     fn len(&self) -> u64 {
-        self.header.size
+        self.size()
     }
 
     fn is_read_only(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Opening an image.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, RwLock};
 
 use vmwright_disk::Disk;
@@ -52,6 +53,7 @@ impl Qcow2 {
             cache: Cache::new(slice_len, options.cache_bytes),
             unpacked: Unpacked::new(header.cluster_size()),
             state: RwLock::new(state),
+            size: AtomicU64::new(header.size),
             file,
             header,
             backing,

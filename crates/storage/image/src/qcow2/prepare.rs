@@ -5,7 +5,7 @@ use vmwright_disk::ErrorKind;
 use super::layout::{
     AT_AUTOCLEAR, AUTOCLEAR_BITMAPS, INCOMPATIBLE_DIRTY, OFFSET_MASK, REFTABLE_MASK, Version,
 };
-use super::state::{State, Writer};
+use super::state::State;
 use super::tables::{self, BITMAP_IN_USE};
 use super::{Qcow2, repair};
 use crate::{Error, Result};
@@ -28,7 +28,7 @@ impl Qcow2 {
         if self.header.has(INCOMPATIBLE_DIRTY) {
             repair::rebuild_refcounts(self, &mut state)?;
         }
-        self.invalidate_bitmaps(&mut state.writer)?;
+        self.invalidate_bitmaps(&mut state)?;
         state.writer.ready = true;
         Ok(())
     }
@@ -54,8 +54,8 @@ impl Qcow2 {
 
     /// Notes which clusters hold tables, none of which may lie over another.
     pub(super) fn collect_metadata(&self, state: &mut State) -> Result<()> {
-        let (file, header) = (&*self.file, &self.header);
-        let State { l1, writer } = state;
+        let file = &*self.file;
+        let State { header, l1, writer } = state;
         let mut tables = vec![
             (0, 1),
             (header.l1_offset, u64::from(header.l1_len) * 8),
@@ -102,23 +102,24 @@ impl Qcow2 {
     ///
     /// Persistent bitmaps stay, marked as in use: whoever reads them knows that they miss changes. Every other
     /// optional feature whose data would be out of date has a bit that is cleared.
-    fn invalidate_bitmaps(&self, writer: &mut Writer) -> Result<()> {
+    fn invalidate_bitmaps(&self, state: &mut State) -> Result<()> {
         if self.header.version == Version::V2 {
             return Ok(());
         }
         let mut changed = false;
-        for bitmap in tables::bitmaps(&*self.file, &self.header)? {
+        for bitmap in tables::bitmaps(&*self.file, &state.header)? {
             if bitmap.flags & BITMAP_IN_USE == 0 {
                 let flags = (bitmap.flags | BITMAP_IN_USE).to_be_bytes();
                 self.file.write_at(&flags, bitmap.entry_at + tables::BITMAP_FLAGS_AT)?;
                 changed = true;
             }
         }
-        let keep = self.header.autoclear & AUTOCLEAR_BITMAPS;
-        if keep != self.header.autoclear {
+        let keep = state.header.autoclear & AUTOCLEAR_BITMAPS;
+        if keep != state.header.autoclear {
             self.file.write_at(&keep.to_be_bytes(), AT_AUTOCLEAR)?;
+            state.header.autoclear = keep;
             changed = true;
         }
-        if changed { self.barrier(writer) } else { Ok(()) }
+        if changed { self.barrier(&mut state.writer) } else { Ok(()) }
     }
 }

@@ -81,7 +81,7 @@ impl Qcow2 {
 
     /// Where the bytes from `offset` on are, seen through the whole chain.
     pub(super) fn extent(&self, state: &State, offset: u64) -> Result<Extent> {
-        let rest = self.header.size - offset;
+        let rest = self.size() - offset;
         let mut run = self.run_at(state, offset, rest)?;
         // Slices are an affair of the cache: go on for as long as the answer stays the same.
         let merges = matches!(run.kind, RunKind::Unallocated | RunKind::Zero);

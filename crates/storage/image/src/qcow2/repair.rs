@@ -69,7 +69,7 @@ fn check_size(image: &Qcow2) -> Result<u64> {
 
 /// Counts every reference that the image makes.
 pub(super) fn count(image: &Qcow2, state: &State) -> Result<Counts> {
-    let (file, header) = (&*image.file, &image.header);
+    let (file, header) = (&*image.file, &state.header);
     let mut counts = Counts::new(image)?;
     counts.add(0, 0, 1)?;
     let writer = &state.writer;
@@ -183,7 +183,8 @@ pub(super) fn rebuild_refcounts(image: &Qcow2, state: &mut State) -> Result<()> 
     state.writer.first_free = 0;
     image.write_back(state)?;
     image.barrier(&mut state.writer)?;
-    let clean = image.header.incompatible & !INCOMPATIBLE_DIRTY;
+    let clean = state.header.incompatible & !INCOMPATIBLE_DIRTY;
+    state.header.incompatible = clean;
     image.file.write_at(&clean.to_be_bytes(), AT_INCOMPATIBLE)?;
     image.barrier(&mut state.writer)
 }

@@ -9,6 +9,9 @@ use crate::{Error, Result};
 
 /// The tables that are kept in memory whole.
 pub(super) struct State {
+    /// The header as it stands in the file. What never changes while an image is open (version, cluster size, widths)
+    /// is read from [`Qcow2::header`](super::Qcow2) without this lock.
+    pub(super) header: Header,
     /// The active L1 table.
     pub(super) l1: Vec<u64>,
     /// What only writing needs.
@@ -59,7 +62,7 @@ impl State {
             return Err(Error::corrupt("the size of the L1 table", 36, "enough entries for the disk", len));
         }
         let l1 = read_table(file, header, "the L1 table", header.l1_offset, len * 8, MAX_L1_BYTES)?;
-        Ok(Self { l1, writer: Writer::default() })
+        Ok(Self { header: header.clone(), l1, writer: Writer::default() })
     }
 }
 

@@ -54,7 +54,7 @@ impl Qcow2 {
         }
         let kept = matches!(self.entry(&state, offset)?, L2Entry::Zero { host: Some(_), .. });
         drop(state);
-        let ends_disk = offset + run.len == self.header.size;
+        let ends_disk = offset + run.len == self.size();
         let whole = if ends_disk { run.len } else { run.len - run.len % cluster_size };
         if !offset.is_multiple_of(cluster_size) || whole == 0 || kept {
             let len = (cluster_size - offset % cluster_size).min(data.len() as u64) as usize;
@@ -152,7 +152,7 @@ impl Qcow2 {
         }
         let mut cluster = vec![0; cluster_size as usize];
         let start = offset - skip;
-        let old_len = cluster_size.min(self.header.size - start) as usize;
+        let old_len = cluster_size.min(self.size() - start) as usize;
         self.read(state, &mut cluster[..old_len], start)?;
         cluster[skip as usize..][..data.len()].copy_from_slice(data);
         Ok(self.file.write_at(&cluster, host)?)
@@ -285,10 +285,10 @@ impl Qcow2 {
         self.prepare()?;
         let cluster_size = self.header.cluster_size();
         let mut offset = 0;
-        while offset < self.header.size {
+        while offset < self.size() {
             let mut state = self.write_state();
             self.relieve(&mut state)?;
-            let wanted = (self.header.size - offset).div_ceil(cluster_size).min(1024);
+            let wanted = (self.size() - offset).div_ceil(cluster_size).min(1024);
             let clusters = self.allocate(&mut state.writer, wanted)?;
             for index in 0..clusters.count {
                 let host = clusters.host + index * cluster_size;

@@ -40,7 +40,7 @@ impl Qcow2 {
         }
         self.zero_part(offset, start - offset)?;
         self.each_cluster(start, end, Wish::Zero)?;
-        self.zero_part(end.min(self.header.size), (offset + len).saturating_sub(end))
+        self.zero_part(end.min(self.size()), (offset + len).saturating_sub(end))
     }
 
     /// Gives the space of the whole clusters in a range back.
@@ -57,7 +57,7 @@ impl Qcow2 {
     fn whole_clusters(&self, offset: u64, len: u64) -> (u64, u64) {
         let cluster_size = self.header.cluster_size();
         let end = offset + len;
-        let end = if end == self.header.size { end } else { end - end % cluster_size };
+        let end = if end == self.size() { end } else { end - end % cluster_size };
         (offset.next_multiple_of(cluster_size), end)
     }
 
