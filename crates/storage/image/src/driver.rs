@@ -56,6 +56,15 @@ pub(crate) trait Driver: Disk {
         Ok(None)
     }
 
+    /// Gives a range of a new image its place before it is written, all of it: whole units, or up to the end.
+    ///
+    /// Places are asked for in rising order from one thread at a time, so that the same source always makes the same
+    /// image although threads write what was placed in any order. False where that takes no placing but
+    /// writing in order.
+    fn place(&self, _offset: u64, _len: u64) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Writing in compressed form.
     fn packer(&self) -> Option<&dyn Packer> {
         None
@@ -69,18 +78,24 @@ pub(crate) trait Driver: Disk {
 
 /// Writing in compressed form, for images that are made anew.
 ///
-/// Any thread packs; storing happens in rising order of offsets, from one thread at a time, so that the same source
-/// always makes the same image.
+/// Each thread packs with a compressor of its own; storing happens in rising order of offsets, from one thread at a
+/// time, so that the same source always makes the same image.
 pub(crate) trait Packer: Send + Sync {
     /// The length of a unit in bytes; the last of the disk may be shorter.
     fn unit(&self) -> usize;
 
-    /// Compresses one unit; `None` where it is to be stored as it is.
-    fn pack(&self, data: &[u8]) -> Result<Option<Vec<u8>>>;
+    /// What one thread packs with, at a level on the scale of the image's algorithm; `None` for the default.
+    fn compressor(&self, level: Option<i32>) -> Result<Box<dyn Compressor>>;
 
     /// Stores a unit that is not all zeros at `offset`, which was never written before: `packed` is what
-    /// [`Packer::pack`] made of `data`.
+    /// [`Compressor::pack`] made of `data`, `None` where that said to store it as it is.
     fn store(&self, offset: u64, data: &[u8], packed: Option<&[u8]>) -> Result<()>;
+}
+
+/// What one thread packs with.
+pub(crate) trait Compressor: Send {
+    /// Compresses one unit to `out`, whose former content is lost; false where the unit is to be stored as it is.
+    fn pack(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<bool>;
 }
 
 /// What identifies the content of an image among those of its format.

@@ -17,6 +17,8 @@ pub(crate) enum Reason {
     Corrupt { what: &'static str, at: u64, expected: &'static str, actual: u64 },
     #[error("{what} at offset {at:#x} cannot be decompressed")]
     Compressed { what: &'static str, at: u64, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("the compressor could not be set up")]
+    Compressor { source: std::io::Error },
     #[error("{feature} is not supported")]
     Unsupported { feature: &'static str },
     #[error("the image uses features that are not supported: {}", names.join(", "))]
@@ -91,7 +93,7 @@ impl Error {
             Reason::BackingNotOpened { .. } | Reason::PartNotOpened { .. } => ErrorKind::NotFound,
             Reason::ReadOnly { .. } | Reason::MarkedCorrupt => ErrorKind::ReadOnly,
             Reason::Full | Reason::DeviceFull { .. } => ErrorKind::NoSpace,
-            Reason::FlushFailed => ErrorKind::Io,
+            Reason::FlushFailed | Reason::Compressor { .. } => ErrorKind::Io,
             Reason::UnknownFormat { .. }
             | Reason::NoOption { .. }
             | Reason::BadOption { .. }

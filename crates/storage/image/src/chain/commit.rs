@@ -3,8 +3,8 @@ use std::sync::Arc;
 
 use vmwright_crypt::Passphrase;
 use vmwright_disk::{
-    Access, Disk, Error as DiskError, ErrorKind, Extent, ExtentKind, HostFile, Transaction, TransactionOptions, WriteMode,
-    check_range,
+    Access, Disk, Error as DiskError, ErrorKind, Extent, ExtentKind, HostFile, Transaction,
+    TransactionOptions, WriteMode, check_range,
 };
 
 use super::{ChainOptions, Gate, open_in, stack, walk};
@@ -68,7 +68,8 @@ pub fn commit(
     let keep = options.keep || index > 1;
 
     let transaction = Transaction::begin(TransactionOptions::default().mode(WriteMode::Ordered));
-    let how = ChainOptions { secret: options.secret.clone(), lenient: options.lenient, ..ChainOptions::default() };
+    let how =
+        ChainOptions { secret: options.secret.clone(), lenient: options.lenient, ..ChainOptions::default() };
     let exact = FormatChoice::Exact(base.format);
     // The overlay first: it is what a second commit of the same overlay must find in use.
     let access = if keep { Access::Read } else { Access::Write };

@@ -81,9 +81,11 @@ pub fn copy_data(
             let at = chunk.start + run.start as u64;
             match packer {
                 Some(packer) => {
+                    let (mut compressor, mut packed) = (packer.compressor(None)?, Vec::new());
                     for (index, unit) in buffer[run].chunks(packer.unit()).enumerate() {
                         let at = at + (index * packer.unit()) as u64;
-                        packer.store(at, unit, packer.pack(unit)?.as_deref())?;
+                        let smaller = compressor.pack(unit, &mut packed)?;
+                        packer.store(at, unit, smaller.then_some(&packed[..]))?;
                     }
                 }
                 None => target.write_at(&buffer[run], at)?,

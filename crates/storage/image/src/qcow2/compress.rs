@@ -1,5 +1,7 @@
 //! Compressed clusters.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,32 +9,49 @@ use std::sync::{Arc, Mutex, PoisonError};
 use flate2::{Compress, Decompress, FlushCompress, FlushDecompress, Status};
 
 use super::layout::Compression;
+use crate::driver::Compressor;
 use crate::error::Reason;
 use crate::{Error, Result};
 
 /// The window that every zstd decoder should have, by RFC 8878. A larger one would let a few bytes ask for gigabytes.
 const MAX_ZSTD_WINDOW: u64 = 8 << 20;
 
-/// Unpacks one cluster of `len` bytes; `at` is where it is in the file, for errors.
-pub(super) fn unpack(kind: Compression, packed: &[u8], len: usize, at: u64) -> Result<Vec<u8>> {
+/// Unpacks one cluster to `out`, which is as long as a cluster; `at` is where it is in the file, for errors.
+pub(super) fn unpack_to(kind: Compression, packed: &[u8], out: &mut [u8], at: u64) -> Result<()> {
     match kind {
-        Compression::Deflate => inflate(packed, len, at),
-        Compression::Zstd => unpack_zstd(packed, len, at),
+        Compression::Deflate => inflate(packed, out, at),
+        Compression::Zstd => unpack_zstd(packed, out, at),
     }
 }
 
-fn unpack_zstd(packed: &[u8], len: usize, at: u64) -> Result<Vec<u8>> {
+fn unpack_zstd(packed: &[u8], out: &mut [u8], at: u64) -> Result<()> {
     let fail = |source: Box<dyn std::error::Error + Send + Sync>| {
         Error::from(Reason::Compressed { what: "a zstd cluster", at, source })
     };
     if let Some(window) = zstd_window(packed).filter(|window| *window > MAX_ZSTD_WINDOW) {
         return Err(Error::corrupt("the window of a zstd cluster", at, "at most 8 MiB", window));
     }
-    let mut out = vec![0; len];
+    if unpack_frame(packed, out) {
+        return Ok(());
+    }
     let mut decoder = zstd::stream::read::Decoder::with_buffer(packed).map_err(|error| fail(error.into()))?;
     decoder.window_log_max(MAX_ZSTD_WINDOW.ilog2()).map_err(|error| fail(error.into()))?;
-    decoder.read_exact(&mut out).map_err(|error| fail(error.into()))?;
-    Ok(out)
+    decoder.read_exact(out).map_err(|error| fail(error.into()))
+}
+
+/// Unpacks a frame that is exactly one cluster, at once; false where it is not, whatever else it is.
+fn unpack_frame(packed: &[u8], out: &mut [u8]) -> bool {
+    thread_local! {
+        static UNPACKER: RefCell<Option<zstd::bulk::Decompressor<'static>>> =
+            RefCell::new(zstd::bulk::Decompressor::new().ok());
+    }
+    // What follows the frame belongs to the next cluster.
+    let Ok(len) = zstd::zstd_safe::find_frame_compressed_size(packed) else { return false };
+    let Some(frame) = packed.get(..len) else { return false };
+    UNPACKER.with_borrow_mut(|unpacker| {
+        let unpacked = unpacker.as_mut().map(|unpacker| unpacker.decompress_to_buffer(frame, out));
+        matches!(unpacked, Some(Ok(len)) if len == out.len())
+    })
 }
 
 /// How far back the data of a zstd frame may refer, which is what has to be kept in memory (RFC 8878, 3.1.1.1);
@@ -53,17 +72,28 @@ fn zstd_window(packed: &[u8]) -> Option<u64> {
     Some(if len == 2 { size + 256 } else { size })
 }
 
-fn inflate(packed: &[u8], len: usize, at: u64) -> Result<Vec<u8>> {
+fn inflate(packed: &[u8], out: &mut [u8], at: u64) -> Result<()> {
+    thread_local! {
+        static UNPACKER: RefCell<libdeflater::Decompressor> = RefCell::new(libdeflater::Decompressor::new());
+    }
+    let at_once = UNPACKER.with_borrow_mut(|unpacker| unpacker.deflate_decompress(packed, out));
+    if matches!(at_once, Ok(len) if len == out.len()) {
+        return Ok(());
+    }
+    // Longer than a cluster, or without an end: QEMU takes that as long as a whole cluster comes out.
+    inflate_some(packed, out, at)
+}
+
+fn inflate_some(packed: &[u8], out: &mut [u8], at: u64) -> Result<()> {
     let fail = |source| Error::from(Reason::Compressed { what: "a deflate cluster", at, source });
-    let mut out = vec![0; len];
     let mut inflater = Decompress::new(false);
     loop {
         let (consumed, produced) = (inflater.total_in() as usize, inflater.total_out() as usize);
         let status = inflater
             .decompress(&packed[consumed..], &mut out[produced..], FlushDecompress::Finish)
             .map_err(|error| fail(error.into()))?;
-        if inflater.total_out() == len as u64 {
-            return Ok(out);
+        if inflater.total_out() == out.len() as u64 {
+            return Ok(());
         }
         let stuck = (inflater.total_in() as usize, inflater.total_out() as usize) == (consumed, produced);
         if status == Status::StreamEnd || stuck {
@@ -72,17 +102,80 @@ fn inflate(packed: &[u8], len: usize, at: u64) -> Result<Vec<u8>> {
     }
 }
 
-/// Packs one cluster by deflate, unless that does not make it smaller.
-pub(crate) fn deflate(data: &[u8]) -> Option<Vec<u8>> {
-    // QEMU unpacks with a window of 12 bits, so none larger may be used.
-    let mut packer = Compress::new_with_window_bits(flate2::Compression::default(), false, 12);
-    let mut out = vec![0; data.len().saturating_sub(1)];
-    let status = packer.compress(data, &mut out, FlushCompress::Finish).ok()?;
-    if status != Status::StreamEnd {
-        return None;
+/// What one thread packs clusters of `unit` bytes with.
+pub(super) fn compressor(kind: Compression, unit: usize, level: Option<i32>) -> Result<Box<dyn Compressor>> {
+    Ok(match kind {
+        Compression::Deflate => {
+            let level = level.unwrap_or(DEFLATE_LEVEL);
+            if !(1..=9).contains(&level) {
+                return Err(Error::invalid("the level of compression", "deflate has levels 1 to 9"));
+            }
+            let level = flate2::Compression::new(level as u32);
+            Box::new(Deflate { stream: Compress::new_with_window_bits(level, false, WINDOW_BITS), unit })
+        }
+        Compression::Zstd => {
+            let level = level.unwrap_or(ZSTD_LEVEL);
+            if !(1..=22).contains(&level) {
+                return Err(Error::invalid("the level of compression", "zstd has levels 1 to 22"));
+            }
+            let context = zstd::bulk::Compressor::new(level)
+                .map_err(|source| Error::from(Reason::Compressor { source }))?;
+            Box::new(Zstd { context, unit })
+        }
+    })
+}
+
+/// QEMU writes with so large a window, and other readers have no larger one (decision 2).
+const WINDOW_BITS: u8 = 12;
+
+/// Within 1 % of the size that zlib reaches at QEMU's level, at a multiple of its speed.
+const DEFLATE_LEVEL: i32 = 4;
+
+/// As QEMU.
+const ZSTD_LEVEL: i32 = 3;
+
+struct Deflate {
+    stream: Compress,
+    unit: usize,
+}
+
+impl Compressor for Deflate {
+    fn pack(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<bool> {
+        let cluster = whole(data, self.unit);
+        self.stream.reset();
+        // No room for what would not be smaller.
+        out.resize(self.unit - 1, 0);
+        let status = self.stream.compress(&cluster, out, FlushCompress::Finish);
+        out.truncate(self.stream.total_out() as usize);
+        Ok(matches!(status, Ok(Status::StreamEnd)))
     }
-    out.truncate(packer.total_out() as usize);
-    Some(out)
+}
+
+struct Zstd {
+    context: zstd::bulk::Compressor<'static>,
+    unit: usize,
+}
+
+impl Compressor for Zstd {
+    fn pack(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<bool> {
+        let cluster = whole(data, self.unit);
+        out.resize(self.unit - 1, 0);
+        // That it does not fit is the only failure there is.
+        let Ok(len) = self.context.compress_to_buffer(&*cluster, out.as_mut_slice()) else {
+            return Ok(false);
+        };
+        out.truncate(len);
+        Ok(true)
+    }
+}
+
+/// A cluster with the zeros past the end of the disk.
+fn whole(data: &[u8], unit: usize) -> Cow<'_, [u8]> {
+    let mut cluster = Cow::Borrowed(data);
+    if data.len() < unit {
+        cluster.to_mut().resize(unit, 0);
+    }
+    cluster
 }
 
 /// The clusters that were unpacked last, so that reading one in small pieces unpacks it once.
@@ -123,12 +216,64 @@ impl Unpacked {
 mod tests {
     use super::*;
 
+    fn unpack(kind: Compression, packed: &[u8], len: usize, at: u64) -> Result<Vec<u8>> {
+        let mut out = vec![0; len];
+        unpack_to(kind, packed, &mut out, at)?;
+        Ok(out)
+    }
+
+    fn pack(kind: Compression, data: &[u8]) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        compressor(kind, data.len(), None).unwrap().pack(data, &mut out).unwrap().then_some(out)
+    }
+
+    fn text(len: u32) -> Vec<u8> {
+        (0..len).map(|index| (index / 700) as u8 ^ (index * index >> 9) as u8 & 7).collect()
+    }
+
     #[test]
-    fn what_deflate_packs_unpacks_with_garbage_behind_it() {
-        let data: Vec<u8> = (0..65536u32).map(|index| (index / 700) as u8).collect();
-        let mut packed = deflate(&data).unwrap();
-        packed.extend_from_slice(&[0xaa; 300]);
-        assert_eq!(unpack(Compression::Deflate, &packed, data.len(), 0).unwrap(), data);
+    fn what_is_packed_unpacks_with_garbage_behind_it() {
+        for kind in [Compression::Deflate, Compression::Zstd] {
+            let data = text(65536);
+            let mut packed = pack(kind, &data).unwrap();
+            packed.extend_from_slice(&[0xaa; 300]);
+            assert_eq!(unpack(kind, &packed, data.len(), 0).unwrap(), data);
+        }
+    }
+
+    #[test]
+    fn a_compressor_packs_every_unit_as_a_new_one_would() {
+        for kind in [Compression::Deflate, Compression::Zstd] {
+            let mut used = compressor(kind, 4096, None).unwrap();
+            let mut out = Vec::new();
+            for seed in 0..20u8 {
+                let data: Vec<u8> = text(4096).into_iter().map(|byte| byte.wrapping_mul(seed)).collect();
+                assert!(used.pack(&data, &mut out).unwrap());
+                assert_eq!(Some(&out), pack(kind, &data).as_ref());
+            }
+        }
+    }
+
+    #[test]
+    fn a_stream_longer_than_a_cluster_or_without_an_end_gives_its_first_cluster() {
+        // Other writers' clusters: QEMU stops once it has what it wants.
+        let data = text(8192);
+        let long = pack(Compression::Deflate, &data).unwrap();
+        assert_eq!(unpack(Compression::Deflate, &long, 4096, 0).unwrap(), data[..4096]);
+        let mut stream = Compress::new_with_window_bits(flate2::Compression::default(), false, WINDOW_BITS);
+        let mut endless = vec![0; 16384];
+        stream.compress(&data, &mut endless, FlushCompress::Sync).unwrap();
+        endless.truncate(stream.total_out() as usize);
+        assert_eq!(unpack(Compression::Deflate, &endless, 8192, 0).unwrap(), data);
+    }
+
+    #[test]
+    fn levels_that_do_not_exist_are_refused() {
+        for (kind, level) in [(Compression::Deflate, 10), (Compression::Deflate, 0), (Compression::Zstd, 23)]
+        {
+            let error = compressor(kind, 4096, Some(level)).err().unwrap();
+            assert_eq!(error.kind(), vmwright_disk::ErrorKind::InvalidInput);
+        }
     }
 
     #[test]
@@ -139,7 +284,8 @@ mod tests {
             (state >> 56) as u8
         });
         let noise: Vec<u8> = noise.take(4096).collect();
-        assert!(deflate(&noise).is_none());
+        assert!(pack(Compression::Deflate, &noise).is_none());
+        assert!(pack(Compression::Zstd, &noise).is_none());
     }
 
     #[test]
@@ -162,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_short_stream_is_corrupt() {
-        let packed = deflate(&[7; 4096]).unwrap();
+        let packed = pack(Compression::Deflate, &[7; 4096]).unwrap();
         for kind in [Compression::Deflate, Compression::Zstd] {
             let error = unpack(kind, &packed, 65536, 9).unwrap_err();
             assert_eq!(error.kind(), vmwright_disk::ErrorKind::Corrupt);

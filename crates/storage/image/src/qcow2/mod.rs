@@ -33,7 +33,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use vmwright_disk::{Disk, Extent, check_range};
 
 use crate::cache::Cache;
-use crate::driver::{Driver, Links, Packer, ParentLink};
+use crate::driver::{Compressor, Driver, Links, Packer, ParentLink};
 use crate::error::Reason;
 use crate::info::{CheckReport, ImageInfo, Repair};
 use crate::{BackingFile, Error, Result};
@@ -131,6 +131,11 @@ impl Driver for Qcow2 {
         self.read_state().header.backing.clone().map(BackingFile::from)
     }
 
+    fn place(&self, offset: u64, len: u64) -> Result<bool> {
+        self.place_clusters(offset, len)?;
+        Ok(true)
+    }
+
     fn packer(&self) -> Option<&dyn Packer> {
         Some(self)
     }
@@ -145,12 +150,8 @@ impl Packer for Qcow2 {
         self.header.cluster_size() as usize
     }
 
-    fn pack(&self, data: &[u8]) -> Result<Option<Vec<u8>>> {
-        let mut cluster = std::borrow::Cow::Borrowed(data);
-        if data.len() < self.unit() {
-            cluster.to_mut().resize(self.unit(), 0);
-        }
-        Ok(compress::deflate(&cluster))
+    fn compressor(&self, level: Option<i32>) -> Result<Box<dyn Compressor>> {
+        compress::compressor(self.header.compression, self.unit(), level)
     }
 
     fn store(&self, offset: u64, data: &[u8], packed: Option<&[u8]>) -> Result<()> {

@@ -23,10 +23,7 @@ impl Qcow2 {
                 RunKind::Unallocated => self.read_backing(part, at)?,
                 RunKind::Zero => part.fill(0),
                 RunKind::Data { host, .. } => self.read_file(part, host)?,
-                RunKind::Compressed { packed, skip } => {
-                    let cluster = self.unpacked(packed)?;
-                    part.copy_from_slice(&cluster[skip as usize..][..part.len()]);
-                }
+                RunKind::Compressed { packed, skip } => self.read_packed(part, packed, skip)?,
             }
             done += run.len as usize;
         }
@@ -68,15 +65,26 @@ impl Qcow2 {
         }
     }
 
-    /// A compressed cluster, unpacked.
-    fn unpacked(&self, packed: Packed) -> Result<Arc<Vec<u8>>> {
-        self.unpacked.get(packed.host, || {
+    /// Reads a part of a compressed cluster from `skip` on.
+    fn read_packed(&self, out: &mut [u8], packed: Packed, skip: u64) -> Result<()> {
+        let cluster_size = self.header.cluster_size() as usize;
+        let unpack = |out: &mut [u8]| {
             let len = packed.len.min(self.file.len().saturating_sub(packed.host));
             let mut bytes = vec![0; len as usize];
             self.file.read_at(&mut bytes, packed.host)?;
-            let cluster_size = self.header.cluster_size() as usize;
-            compress::unpack(self.header.compression, &bytes, cluster_size, packed.host)
-        })
+            compress::unpack_to(self.header.compression, &bytes, out, packed.host)
+        };
+        if out.len() == cluster_size {
+            // Who reads all of it has no more use for it.
+            return unpack(out);
+        }
+        let cluster = self.unpacked.get(packed.host, || {
+            let mut cluster = vec![0; cluster_size];
+            unpack(&mut cluster)?;
+            Ok(cluster)
+        })?;
+        out.copy_from_slice(&cluster[skip as usize..][..out.len()]);
+        Ok(())
     }
 
     /// Where the bytes from `offset` on are, seen through the whole chain.

@@ -282,20 +282,30 @@ impl Qcow2 {
 
     /// Gives every cluster of an empty disk a place, without writing it.
     pub(crate) fn preallocate(&self) -> Result<()> {
+        self.place_clusters(0, self.header.size)?;
+        self.sync()
+    }
+
+    /// Gives the clusters of a range that holds nothing so far a place; they read as zeros until they are written.
+    pub(super) fn place_clusters(&self, start: u64, len: u64) -> Result<()> {
         self.prepare()?;
         let cluster_size = self.header.cluster_size();
-        let mut offset = 0;
-        while offset < self.size() {
+        let end = start + len;
+        let mut offset = start - start % cluster_size;
+        while offset < end {
             let mut state = self.write_state();
             self.relieve(&mut state)?;
-            let wanted = (self.size() - offset).div_ceil(cluster_size).min(1024);
+            let wanted = (end - offset).div_ceil(cluster_size).min(1024);
             let clusters = self.allocate(&mut state.writer, wanted)?;
+            if !clusters.fresh {
+                self.file.zero_at(clusters.host, clusters.count * cluster_size)?;
+            }
             for index in 0..clusters.count {
                 let host = clusters.host + index * cluster_size;
                 self.link(&mut state, offset + index * cluster_size, host | COPIED, false)?;
             }
             offset += clusters.count * cluster_size;
         }
-        self.sync()
+        Ok(())
     }
 }
