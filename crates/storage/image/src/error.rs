@@ -13,6 +13,8 @@ pub struct Error(Box<Reason>);
 pub(crate) enum Reason {
     #[error("{0}")]
     Disk(vmwright_disk::Error),
+    #[error("{0}")]
+    Crypt(vmwright_crypt::Error),
     #[error("{what} at offset {at:#x} is damaged: expected {expected}, found {actual:#x}")]
     Corrupt { what: &'static str, at: u64, expected: &'static str, actual: u64 },
     #[error("{what} at offset {at:#x} cannot be decompressed")]
@@ -80,6 +82,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
             Reason::Disk(error) => error.kind(),
+            Reason::Crypt(error) => error.kind(),
             Reason::WrongParent { .. } => ErrorKind::Corrupt,
             Reason::Corrupt { .. } | Reason::Compressed { .. } | Reason::ChainLoop { .. } => {
                 ErrorKind::Corrupt
@@ -116,6 +119,15 @@ impl From<vmwright_disk::Error> for Error {
     }
 }
 
+impl From<vmwright_crypt::Error> for Error {
+    fn from(error: vmwright_crypt::Error) -> Self {
+        match error.is_wrong_passphrase() {
+            true => Reason::WrongPassphrase.into(),
+            false => Reason::Crypt(error).into(),
+        }
+    }
+}
+
 impl From<Error> for vmwright_disk::Error {
     fn from(error: Error) -> Self {
         match *error.0 {
@@ -139,6 +151,7 @@ impl std::error::Error for Error {
         match &*self.0 {
             // The wrapped error speaks for this one, so what is beneath it comes next.
             Reason::Disk(inner) => inner.source(),
+            Reason::Crypt(inner) => inner.source(),
             reason => reason.source(),
         }
     }
