@@ -143,11 +143,11 @@ impl Compressor for Deflate {
     fn pack(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<bool> {
         let cluster = whole(data, self.unit);
         self.stream.reset();
-        // No room for what would not be smaller.
-        out.resize(self.unit - 1, 0);
+        // Room for what does not get smaller too: zlib-rs 0.6.8 panics where stored blocks have to wait for room.
+        out.resize(self.unit + self.unit / 64 + 1024, 0);
         let status = self.stream.compress(&cluster, out, FlushCompress::Finish);
         out.truncate(self.stream.total_out() as usize);
-        Ok(matches!(status, Ok(Status::StreamEnd)))
+        Ok(matches!(status, Ok(Status::StreamEnd)) && out.len() < self.unit)
     }
 }
 
@@ -276,14 +276,36 @@ mod tests {
         }
     }
 
-    #[test]
-    fn noise_is_not_packed() {
+    fn noise(len: usize) -> Vec<u8> {
         let mut state = 1u64;
         let noise = std::iter::repeat_with(|| {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (state >> 56) as u8
         });
-        let noise: Vec<u8> = noise.take(4096).collect();
+        noise.take(len).collect()
+    }
+
+    #[test]
+    fn half_noise_is_packed_in_clusters_of_every_size_and_at_every_level() {
+        for bits in 9..=21 {
+            let mut data = noise(1 << bits);
+            data[..1 << (bits - 1)].fill(3);
+            for (kind, level) in
+                (1..=9).map(|level| (Compression::Deflate, level)).chain([(Compression::Zstd, 3)])
+            {
+                let mut packed = Vec::new();
+                let mut compressor = compressor(kind, data.len(), Some(level)).unwrap();
+                if compressor.pack(&data, &mut packed).unwrap() {
+                    assert!(packed.len() < data.len());
+                    assert!(unpack(kind, &packed, data.len(), 0).unwrap() == data);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn noise_is_not_packed() {
+        let noise = noise(4096);
         assert!(pack(Compression::Deflate, &noise).is_none());
         assert!(pack(Compression::Zstd, &noise).is_none());
     }
