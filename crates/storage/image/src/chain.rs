@@ -18,7 +18,10 @@ use vmwright_disk::{Access, Disk, FileId, HostFile, Sharing, Transaction, Transa
 
 use crate::driver::{self, ContentId, Links, ParentLink};
 use crate::error::Reason;
-use crate::{BackingFile, CreateOptions, Error, Format, FormatChoice, Image, OpenOptions, Result, create};
+use crate::{
+    BackingFile, CreateOptions, Error, Format, FormatChoice, Image, Layout, OpenOptions, ParentId, Result,
+    create,
+};
 
 pub use commit::{CommitOptions, Committed, commit};
 pub use rebase::{NewBase, RebaseOptions, Rebased, rebase};
@@ -380,6 +383,19 @@ pub fn create_overlay(
     size: Option<u64>,
     force: bool,
 ) -> Result<()> {
+    create_overlay_as(path, base, base_format, Layout::new(Format::Qcow2), size, force)
+}
+
+/// Makes an image of any format that has backing files, as [`create_overlay`] makes a qcow2 image; a format whose
+/// images know their parents again notes which one this is.
+pub fn create_overlay_as(
+    path: &Path,
+    base: &Path,
+    base_format: Format,
+    layout: Layout,
+    size: Option<u64>,
+    force: bool,
+) -> Result<()> {
     let name = base.to_str().ok_or_else(|| {
         Error::invalid("the name of the backing file", "it must be UTF-8 to stand in an image")
     })?;
@@ -391,8 +407,9 @@ pub fn create_overlay(
     let how = ChainOptions { without_backing: true, ..ChainOptions::read_only() };
     let exact = FormatChoice::Exact(base_format);
     let base = open(&resolve(path, &name)?, exact, &AllowAll::default(), how)?;
-    let mut options = CreateOptions::new(Format::Qcow2, size.unwrap_or(base.len()));
+    let mut options = CreateOptions::laid_out(layout, size.unwrap_or(base.len()));
     options.backing = Some(BackingFile { name, format: Some(base_format.qemu_name().to_owned()) });
+    options.parent = ParentId::of(&base)?;
     create(path, &options, force)
 }
 

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vmwright_crypt::Passphrase;
 use vmwright_disk::{Disk, FreshFile};
 
+use crate::driver::ContentId;
 use crate::luks::LuksOptions;
 use crate::qcow2::create::Qcow2Options;
 use crate::raw::RawOptions;
@@ -11,7 +12,7 @@ use crate::vdi::VdiOptions;
 use crate::vhd::VhdOptions;
 use crate::vhdx::VhdxOptions;
 use crate::vmdk::VmdkOptions;
-use crate::{BackingFile, Error, Format, Result, driver};
+use crate::{BackingFile, Error, Format, Image, Result, driver};
 
 /// What a new image is.
 #[derive(Debug, Clone)]
@@ -20,6 +21,8 @@ pub struct CreateOptions {
     pub size: u64,
     /// The file that shows where the image holds nothing, in formats that have such files.
     pub backing: Option<BackingFile>,
+    /// What identifies the content of the backing file, in formats whose images know their parents again.
+    pub parent: Option<ParentId>,
     /// The format, and how the image is laid out.
     pub layout: Layout,
     /// What opens the image, if it is to be encrypted.
@@ -34,7 +37,18 @@ impl CreateOptions {
 
     /// An image of `size` bytes with this layout.
     pub fn laid_out(layout: Layout, size: u64) -> Self {
-        Self { size, backing: None, layout, secret: None }
+        Self { size, backing: None, parent: None, layout, secret: None }
+    }
+}
+
+/// What identifies the content of an image among those of its format; [`ParentId::of`] asks an open image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParentId(pub(crate) ContentId);
+
+impl ParentId {
+    /// What identifies the content of this image; `None` in formats whose images cannot be told apart.
+    pub fn of(image: &Image) -> Result<Option<Self>> {
+        Ok(image.driver().content_id()?.map(Self))
     }
 }
 

@@ -44,7 +44,7 @@ mod vhd;
 mod vhdx;
 mod vmdk;
 
-pub use create::{CreateOptions, Layout, PartMaker, create, create_on};
+pub use create::{CreateOptions, Layout, ParentId, PartMaker, create, create_on};
 pub use error::{Error, Result};
 pub use format::{Format, FormatChoice, probe};
 pub use image::{BackingFile, Image, OpenOptions, describe};
