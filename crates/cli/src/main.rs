@@ -14,6 +14,7 @@ mod gate;
 mod guest;
 mod output;
 mod run;
+mod secret;
 mod vm;
 
 use std::process::ExitCode;

@@ -1,10 +1,7 @@
 //! `vmwright disk convert`
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use vmwright_disk::{Disk, Sharing, Transaction, TransactionOptions};
@@ -12,6 +9,7 @@ use vmwright_image::Format;
 use vmwright_image::chain::{ChainOptions, open_in};
 use vmwright_image::copy::{ConvertOptions, convert};
 
+use super::bar::Bar;
 use super::{FormatName, choice, options, or_force};
 use crate::gate::Backing;
 use crate::output::{line, size};
@@ -81,40 +79,4 @@ fn open(args: &Args) -> anyhow::Result<Box<dyn Disk>> {
     let how = ChainOptions::read_only();
     let gate = args.backing.gate(&args.source, args.format.is_some())?;
     Ok(Box::new(open_in(&transaction, &args.source, choice(args.format), &gate, how)?))
-}
-
-/// How long a bar stays as it is.
-const STEP: Duration = Duration::from_millis(100);
-
-/// A progress bar on standard error, where that is a terminal.
-struct Bar {
-    shown: Option<Mutex<Instant>>,
-    start: Instant,
-}
-
-impl Bar {
-    fn new() -> Self {
-        let start = Instant::now();
-        Self { shown: std::io::stderr().is_terminal().then(|| Mutex::new(start)), start }
-    }
-
-    fn show(&self, done: u64, total: u64) {
-        let Some(shown) = &self.shown else { return };
-        // Another thread is drawing: it is current enough.
-        let Ok(mut shown) = shown.try_lock() else { return };
-        if shown.elapsed() < STEP || total == 0 {
-            return;
-        }
-        *shown = Instant::now();
-        let percent = done.saturating_mul(100) / total;
-        let filled = (percent / 4) as usize;
-        let rate = done as f64 / self.start.elapsed().as_secs_f64();
-        eprint!("\r[{:<25}] {percent:3} %  {}/s  ", "=".repeat(filled.min(25)), size(rate as u64));
-    }
-
-    fn end(&self) {
-        if self.shown.is_some() {
-            eprint!("\r\x1b[K");
-        }
-    }
 }

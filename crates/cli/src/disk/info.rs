@@ -4,44 +4,74 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use vmwright_disk::{Access, Sharing, Transaction, TransactionOptions};
-use vmwright_image::{FormatInfo, ImageInfo, describe};
+use vmwright_disk::Access;
+use vmwright_image::chain::{ChainLink, list};
+use vmwright_image::{FormatChoice, FormatInfo, ImageInfo, describe};
 
-use super::{FormatName, choice};
-use crate::output::{json, properties, size};
+use super::source::Reading;
+use crate::output::{json, line, properties, size};
 
 /// What `disk info` takes.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The image
     image: PathBuf,
-    /// Its format, instead of looking at its first bytes
-    #[arg(short, long, value_enum)]
-    format: Option<FormatName>,
-    /// Look even though somebody is writing to it; what is shown may be torn
-    #[arg(short = 'U', long)]
-    force_share: bool,
+    /// Also describe what lies beneath it, down to the last
+    #[arg(long)]
+    chain: bool,
+    #[command(flatten)]
+    reading: Reading,
     /// Answer in JSON
     #[arg(long)]
     json: bool,
 }
 
+/// One image of a chain.
+#[derive(serde::Serialize)]
+struct Described {
+    filename: PathBuf,
+    #[serde(flatten)]
+    info: ImageInfo,
+}
+
 /// Says what the image is.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let info = read(args).with_context(|| format!("cannot read {}", args.image.display()))?;
-    if args.json {
-        json(&info)?;
-    } else {
-        print(&args.image, &info)?;
+    let attempt = || format!("cannot read {}", args.image.display());
+    let infos = if args.chain { chain(args) } else { single(args).map(|one| vec![one]) };
+    let infos = infos.with_context(attempt)?;
+    match (args.json, args.chain) {
+        (true, true) => json(&infos)?,
+        (true, false) => infos.iter().try_for_each(json)?,
+        (false, _) => {
+            for (index, described) in infos.iter().enumerate() {
+                if index > 0 {
+                    line("")?;
+                }
+                print(&described.filename, &described.info)?;
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn read(args: &Args) -> anyhow::Result<ImageInfo> {
-    let sharing = if args.force_share { Sharing::Forced } else { Sharing::Locked };
+fn single(args: &Args) -> anyhow::Result<Described> {
     // Through a transaction, a change shows that a crash broke off after it became durable.
-    let transaction = Transaction::begin(TransactionOptions::default().sharing(sharing));
-    Ok(describe(&*transaction.open(&args.image, Access::Read)?, choice(args.format))?)
+    let transaction = args.reading.transaction();
+    let file = transaction.open(&args.image, Access::Read)?;
+    let info = describe(&*file, args.reading.opening().choice())?;
+    Ok(Described { filename: args.image.clone(), info })
+}
+
+fn chain(args: &Args) -> anyhow::Result<Vec<Described>> {
+    let opening = args.reading.opening();
+    let (transaction, gate) = (args.reading.transaction(), opening.gate(&args.image)?);
+    let links = list(&transaction, &args.image, opening.choice(), &gate)?;
+    let describe = |link: ChainLink| {
+        let file = transaction.open(&link.path, Access::Read)?;
+        let info = describe(&*file, FormatChoice::Exact(link.format))?;
+        Ok(Described { filename: link.path, info })
+    };
+    links.into_iter().map(describe).collect()
 }
 
 fn print(image: &Path, info: &ImageInfo) -> anyhow::Result<()> {

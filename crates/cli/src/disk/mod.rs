@@ -1,10 +1,19 @@
 //! `vmwright disk …`: images as wholes.
 
+mod bar;
+mod check;
+mod checksum;
+mod commit;
+mod compare;
 mod convert;
 mod create;
 mod info;
+mod map;
 mod options;
+mod rebase;
 mod recover;
+mod resize;
+mod source;
 
 use std::process::ExitCode;
 
@@ -21,6 +30,20 @@ pub(crate) enum Verb {
     Create(create::Args),
     /// Copy an image into another format
     Convert(convert::Args),
+    /// Change the size of the disk that a guest sees
+    Resize(resize::Args),
+    /// Check an image's own tables, and repair them
+    Check(check::Args),
+    /// Say which ranges an image holds, and where
+    Map(map::Args),
+    /// Say whether two images show the same
+    Compare(compare::Args),
+    /// Say the checksum of what a guest sees
+    Checksum(checksum::Args),
+    /// Write what an overlay holds into the image beneath
+    Commit(commit::Args),
+    /// Put an overlay onto another base
+    Rebase(rebase::Args),
     /// Finish or drop an edit that a crash broke off
     Recover(recover::Args),
 }
@@ -31,6 +54,13 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Info(args) => info::run(&args),
         Verb::Create(args) => create::run(&args),
         Verb::Convert(args) => convert::run(&args),
+        Verb::Resize(args) => resize::run(&args),
+        Verb::Check(args) => check::run(&args),
+        Verb::Map(args) => map::run(&args),
+        Verb::Compare(args) => compare::run(&args),
+        Verb::Checksum(args) => checksum::run(&args),
+        Verb::Commit(args) => commit::run(&args),
+        Verb::Rebase(args) => rebase::run(&args),
         Verb::Recover(args) => recover::run(&args),
     }
 }

@@ -11,7 +11,7 @@ mod ls;
 mod mkdir;
 mod mv;
 mod rm;
-mod source;
+pub(crate) mod source;
 mod stat;
 mod write;
 

@@ -3,14 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use vmwright_disk::{Plan, TransactionOptions, WriteMode, pending};
+use vmwright_disk::{Access, Plan, Sharing, Transaction, TransactionOptions, WriteMode, pending};
 use vmwright_guest::{Guest, Mode, OpenOptions};
+use vmwright_image::describe;
 use vmwright_vfs::Root;
 
 use crate::disk::{FormatName, choice};
 use crate::failure::Failure;
 use crate::gate::{Backing, UserGate};
 use crate::output::{line, size};
+use crate::secret::Secret;
 use crate::vm::runtime;
 
 /// How the disk is opened.
@@ -27,6 +29,11 @@ pub(crate) struct Opening {
     /// The folder for the redo file, where the image's own cannot hold it; it must outlast a crash, and be named again after one
     #[arg(long, value_name = "FOLDER", help_heading = "Opening the disk")]
     redo_dir: Option<PathBuf>,
+    #[command(flatten)]
+    secret: Secret,
+    /// Overlook damages that other programs overlook, such as a wrong checksum of a VHD header
+    #[arg(long, help_heading = "Opening the disk")]
+    lenient: bool,
 }
 
 /// How a disk is opened for reading.
@@ -59,18 +66,30 @@ impl Opening {
     fn read(&self, image: &Path, force_share: bool) -> anyhow::Result<Guest> {
         let gate = self.backing.gate(image, self.format.is_some())?;
         let mode = if force_share { Mode::ForceShare } else { Mode::Read };
-        Ok(Guest::open(&[image], &self.options(mode, &gate))?)
+        Ok(Guest::open(&[image], &self.options(image, mode, &gate)?)?)
     }
 
-    fn options<'a>(&'a self, mode: Mode, gate: &'a UserGate) -> OpenOptions<'a> {
-        OpenOptions {
+    fn options<'a>(
+        &'a self,
+        image: &Path,
+        mode: Mode,
+        gate: &'a UserGate,
+    ) -> anyhow::Result<OpenOptions<'a>> {
+        let secret = self.secret.find(&format!("passphrase of {}", image.display()), || {
+            let how = TransactionOptions::default().sharing(Sharing::Forced);
+            let file = Transaction::begin(how).open(image, Access::Read)?;
+            Ok(describe(&*file, choice(self.format))?.encrypted)
+        })?;
+        Ok(OpenOptions {
             mode,
             format: choice(self.format),
             gate,
             root: self.root.as_deref(),
             redo_dir: self.redo_dir.as_deref(),
+            secret,
+            lenient: self.lenient,
             ..OpenOptions::default()
-        }
+        })
     }
 }
 
@@ -92,10 +111,14 @@ impl Editing {
             refuse_base(image)?;
         }
         if self.dry_run {
-            self.refuse_pending(image)?;
+            let mut options = TransactionOptions::default();
+            if let Some(folder) = &self.opening.redo_dir {
+                options = options.redo_dir(folder);
+            }
+            refuse_pending(image, &options)?;
         }
         let gate = self.opening.backing.gate(image, self.opening.format.is_some())?;
-        let mut options = self.opening.options(Mode::Edit, &gate);
+        let mut options = self.opening.options(image, Mode::Edit, &gate)?;
         options.write_mode =
             if self.ordered && !self.dry_run { WriteMode::Ordered } else { WriteMode::Transaction };
         let mut guest = Guest::open(&[image], &options)?;
@@ -106,21 +129,6 @@ impl Editing {
             guest.commit()?;
         }
         Ok(answer)
-    }
-
-    /// Refuses to try an edit on an image where opening it to edit would first finish an earlier one.
-    fn refuse_pending(&self, image: &Path) -> anyhow::Result<()> {
-        let mut options = TransactionOptions::default();
-        if let Some(folder) = &self.opening.redo_dir {
-            options = options.redo_dir(folder);
-        }
-        let Some(pending) = pending(image, &options)? else { return Ok(()) };
-        Err(Failure::refused(format!(
-            "an edit that was broken off is pending in {}, and a dry run does not finish it; \
-             `vmwright disk recover {}` does",
-            pending.redo.display(),
-            image.display()
-        )))
     }
 
     /// Opens the disk for reading, for a verb that can do both.
@@ -135,7 +143,7 @@ impl Editing {
 }
 
 /// Refuses to change an image that machines were made on: what their overlays leave out would change beneath them.
-fn refuse_base(image: &Path) -> anyhow::Result<()> {
+pub(crate) fn refuse_base(image: &Path) -> anyhow::Result<()> {
     if !image.exists() {
         return Ok(());
     }
@@ -147,7 +155,19 @@ fn refuse_base(image: &Path) -> anyhow::Result<()> {
     Err(Failure::refused(format!("machines are built on it: {names}; delete them first, or use --force")))
 }
 
-fn print_plan(plan: &Plan) -> anyhow::Result<()> {
+/// Refuses to try an edit on an image where opening it to edit would first finish an earlier one.
+pub(crate) fn refuse_pending(image: &Path, options: &TransactionOptions) -> anyhow::Result<()> {
+    let Some(pending) = pending(image, options)? else { return Ok(()) };
+    Err(Failure::refused(format!(
+        "an edit that was broken off is pending in {}, and a dry run does not finish it; \
+         `vmwright disk recover {}` does",
+        pending.redo.display(),
+        image.display()
+    )))
+}
+
+/// Writes what a transaction would write.
+pub(crate) fn print_plan(plan: &Plan) -> anyhow::Result<()> {
     if plan.files.is_empty() {
         return line("nothing would be written");
     }

@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use vmwright_crypt::Passphrase;
 use vmwright_disk::{Disk, Plan, WriteMode};
 use vmwright_image::FormatChoice;
 use vmwright_image::chain::{DenyAll, Gate};
@@ -40,6 +41,10 @@ pub struct OpenOptions<'a> {
     pub write_mode: WriteMode,
     /// A folder that outlasts a crash for the redo file of an edit, where the image's own cannot hold it.
     pub redo_dir: Option<&'a Path>,
+    /// What opens encrypted images.
+    pub secret: Option<Passphrase>,
+    /// Whether damages of images that other programs overlook are overlooked.
+    pub lenient: bool,
     /// The time that changes are stamped with; the host's where none is given.
     pub now: Option<Timestamp>,
     /// How many bytes of metadata each filesystem and image keeps in memory.
@@ -56,6 +61,8 @@ impl Default for OpenOptions<'_> {
             root: None,
             write_mode: WriteMode::default(),
             redo_dir: None,
+            secret: None,
+            lenient: false,
             now: None,
             cache_bytes: 4 << 20,
         }

@@ -62,7 +62,13 @@ fn identity(path: &Path) -> Result<FileId> {
 
 fn open_image(transaction: &Transaction, path: &Path, options: &OpenOptions<'_>) -> Result<Arc<dyn Disk>> {
     let write = options.mode == Mode::Edit;
-    let how = ChainOptions { read_only: !write, cache_bytes: options.cache_bytes, ..ChainOptions::default() };
+    let how = ChainOptions {
+        read_only: !write,
+        cache_bytes: options.cache_bytes,
+        secret: options.secret.clone(),
+        lenient: options.lenient,
+        ..ChainOptions::default()
+    };
     let opened = open_in(transaction, path, options.format, options.gate, how);
     Ok(Arc::new(opened.map_err(Error::image("open the image", path))?))
 }
