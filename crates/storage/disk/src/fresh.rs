@@ -71,6 +71,20 @@ impl FreshFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => (path.to_owned(), None),
             Err(source) => return Err(Error::host("stat", path, source)),
         };
+        Self::begin(target, replaced)
+    }
+
+    /// Begins a file that is to take the place of one that is locked already.
+    pub(crate) fn replacing(old: Arc<HostFile>) -> Result<Self> {
+        let path = old.path();
+        let target = path.canonicalize().map_err(|source| Error::host("resolve", path, source))?;
+        if old.is_block_device() {
+            return Err(Error::not_a_disk(path));
+        }
+        Self::begin(target, Some(old))
+    }
+
+    fn begin(target: PathBuf, replaced: Option<Arc<HostFile>>) -> Result<Self> {
         let mut part = target.clone().into_os_string();
         part.push(".vmwright-part");
         let part = PathBuf::from(part);

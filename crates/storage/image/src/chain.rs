@@ -8,6 +8,7 @@
 //! ```
 
 mod commit;
+mod flatten;
 mod rebase;
 
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use crate::{
 };
 
 pub use commit::{CommitOptions, Committed, commit};
+pub use flatten::{FlattenOptions, flatten};
 pub use rebase::{NewBase, RebaseOptions, Rebased, rebase};
 
 /// The most backing files beneath an image.

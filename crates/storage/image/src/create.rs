@@ -1,8 +1,8 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vmwright_crypt::Passphrase;
-use vmwright_disk::{Disk, FreshFile};
+use vmwright_disk::{Disk, FreshFile, Transaction};
 
 use crate::driver::ContentId;
 use crate::luks::LuksOptions;
@@ -161,19 +161,35 @@ pub fn create(path: &Path, options: &CreateOptions, force: bool) -> Result<()> {
 /// An image in the making, with all its files.
 pub(crate) struct FreshImage {
     main: FreshFile,
-    parts: Parts,
+    parts: Vec<FreshFile>,
 }
 
 impl FreshImage {
     /// Makes an empty image under provisional names.
     pub(crate) fn begin(path: &Path, options: &CreateOptions, force: bool) -> Result<Self> {
-        let main = FreshFile::create(path, force)?;
+        Self::make(path, options, &|path| Ok(FreshFile::create(path, force)?))
+    }
+
+    /// Makes an empty image that is to take the place of one that is open for writing in `transaction`.
+    pub(crate) fn replacing(transaction: &Transaction, path: &Path, options: &CreateOptions) -> Result<Self> {
+        Self::make(path, options, &|path| match path.exists() {
+            true => Ok(transaction.replace(path)?),
+            false => Ok(FreshFile::create(path, false)?),
+        })
+    }
+
+    fn make(
+        path: &Path,
+        options: &CreateOptions,
+        open: &dyn Fn(&Path) -> Result<FreshFile>,
+    ) -> Result<Self> {
+        let main = open(path)?;
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("image").to_owned();
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        let parts = Parts { name, folder, force, made: Mutex::default() };
+        let parts = Parts { name, folder, open, made: Mutex::default() };
         let file: Arc<dyn Disk> = main.disk();
         driver::create(&file, options, &parts)?;
-        Ok(Self { main, parts })
+        Ok(Self { main, parts: parts.made.into_inner().unwrap_or_else(PoisonError::into_inner) })
     }
 
     /// The image file.
@@ -183,33 +199,32 @@ impl FreshImage {
 
     /// Its further files, in the order of their making.
     pub(crate) fn parts(&self) -> Vec<Arc<dyn Disk>> {
-        let made = self.parts.made.lock().unwrap_or_else(PoisonError::into_inner);
-        made.iter().map(|part| part.disk() as Arc<dyn Disk>).collect()
+        self.parts.iter().map(|part| part.disk() as Arc<dyn Disk>).collect()
     }
 
     /// Makes all files durable and gives them their names.
     pub(crate) fn commit(self) -> Result<()> {
-        for part in self.parts.made.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        for part in self.parts {
             part.commit()?;
         }
         Ok(self.main.commit()?)
     }
 }
 
-struct Parts {
+struct Parts<'a> {
     name: String,
-    folder: std::path::PathBuf,
-    force: bool,
+    folder: PathBuf,
+    open: &'a dyn Fn(&Path) -> Result<FreshFile>,
     made: Mutex<Vec<FreshFile>>,
 }
 
-impl PartMaker for Parts {
+impl PartMaker for Parts<'_> {
     fn image_name(&self) -> &str {
         &self.name
     }
 
     fn make(&self, name: &str) -> Result<Arc<dyn Disk>> {
-        let part = FreshFile::create(&self.folder.join(name), self.force)?;
+        let part = (self.open)(&self.folder.join(name))?;
         let disk = part.disk();
         self.made.lock().unwrap_or_else(PoisonError::into_inner).push(part);
         Ok(disk)

@@ -41,6 +41,9 @@ pub(crate) trait Driver: Disk {
         None
     }
 
+    /// The options that make another image like this one, but for its names, times and backing file.
+    fn layout(&self) -> Layout;
+
     /// Changes the name of the backing file; `None` for none. What the image shows is the caller's affair.
     fn set_backing_file(&self, _backing: Option<&BackingFile>) -> Result<()> {
         Err(crate::Error::unsupported("changing the backing file in this format"))

@@ -6,7 +6,7 @@ use vmwright_disk::{Disk, Extent};
 use crate::driver::Driver;
 use crate::info::{CheckReport, ImageInfo, Repair};
 use crate::qcow2::layout::BackingName;
-use crate::{Format, FormatChoice, Result, driver};
+use crate::{Format, FormatChoice, Layout, Result, driver};
 
 /// How an image is opened.
 #[derive(Clone)]
@@ -125,6 +125,11 @@ impl Image {
     /// The unit of allocation in bytes, where the format has one.
     pub fn cluster_size(&self) -> Option<u64> {
         self.driver.cluster_size()
+    }
+
+    /// The options that make another image like this one, but for its names, times and backing file.
+    pub fn layout(&self) -> Layout {
+        self.driver.layout()
     }
 
     pub(crate) fn driver(&self) -> &dyn Driver {

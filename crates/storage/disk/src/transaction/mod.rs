@@ -13,7 +13,7 @@ use crate::host::{Host, OpenMode};
 use crate::recover::{recover_file, view_pending};
 use crate::redo::Places;
 use crate::store::Scratch;
-use crate::{Disk, Error, HostFile, Overlay, Recovery, Result};
+use crate::{Disk, Error, FreshFile, HostFile, Overlay, Recovery, Result};
 
 pub use options::{TransactionOptions, WriteMode};
 pub use plan::{FilePlan, Plan};
@@ -78,6 +78,20 @@ impl Transaction {
         };
         members.push(member.clone());
         Ok(member.disk)
+    }
+
+    /// Begins a file that is to take the place of one that is open for writing here, which nobody else can use
+    /// meanwhile: made out of it, such as the same disk without its holes.
+    pub fn replace(&self, path: &Path) -> Result<FreshFile> {
+        let host = self.options.host();
+        let path = &host.canonicalize(path).map_err(|source| Error::host("open", path, source))?;
+        let (device, inode) = host.identity(path).map_err(|source| Error::host("stat", path, source))?;
+        let members = self.members();
+        let mut files = members.iter().map(|member| &member.file).filter(|file| !file.is_read_only());
+        match files.find(|file| (file.id().device, file.id().inode) == (device, inode)) {
+            Some(file) => FreshFile::replacing(file.clone()),
+            None => Err(Error::misuse(path, "not open for writing")),
+        }
     }
 
     fn open_to_read(&self, host: &dyn Host, path: &Path) -> Result<Member> {

@@ -98,6 +98,17 @@ pub(crate) fn create_image(
     }
 }
 
+/// The options that make another image like the one with this header.
+pub(super) fn options_of(header: &Header) -> Qcow2Options {
+    Qcow2Options {
+        cluster_size: 1 << header.cluster_bits,
+        compat: if header.version == Version::V3 { Compat::V1_1 } else { Compat::V0_10 },
+        refcount_bits: 1 << header.refcount_order,
+        lazy_refcounts: header.compatible & COMPATIBLE_LAZY_REFCOUNTS != 0,
+        ..Qcow2Options::default()
+    }
+}
+
 /// The version of qcow2, by the first QEMU release that understood it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compat {

@@ -36,7 +36,7 @@ use crate::cache::Cache;
 use crate::driver::{Compressor, Driver, Links, Packer, ParentLink};
 use crate::error::Reason;
 use crate::info::{CheckReport, ImageInfo, Repair};
-use crate::{BackingFile, Error, Result};
+use crate::{BackingFile, Error, Layout, Result};
 use compress::Unpacked;
 use layout::Header;
 use state::State;
@@ -125,6 +125,10 @@ impl Driver for Qcow2 {
 
     fn cluster_size(&self) -> Option<u64> {
         Some(self.header.cluster_size())
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::Qcow2(create::options_of(&self.header))
     }
 
     fn backing_file(&self) -> Option<BackingFile> {

@@ -8,7 +8,7 @@ use crate::create::{CreateOptions, no_option};
 use crate::driver::Driver;
 use crate::error::Reason;
 use crate::info::{CheckReport, ImageInfo, Repair};
-use crate::{Error, Format, OpenOptions, allocated};
+use crate::{Error, Format, Layout, OpenOptions, allocated};
 
 /// An open image.
 pub(crate) struct Raw {
@@ -58,6 +58,10 @@ pub(crate) fn info(file: &dyn Disk) -> crate::Result<ImageInfo> {
 impl Driver for Raw {
     fn info(&self) -> crate::Result<ImageInfo> {
         info(&*self.file)
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::Raw(RawOptions::default())
     }
 
     fn check(&self, _repair: Repair) -> crate::Result<CheckReport> {
