@@ -7,6 +7,7 @@ mod commit;
 mod compare;
 mod convert;
 mod create;
+mod flatten;
 mod info;
 mod map;
 mod options;
@@ -44,6 +45,8 @@ pub(crate) enum Verb {
     Commit(commit::Args),
     /// Put an overlay onto another base
     Rebase(rebase::Args),
+    /// Write an overlay anew with all that it shows, so that it needs no other image
+    Flatten(flatten::Args),
     /// Finish or drop an edit that a crash broke off
     Recover(recover::Args),
 }
@@ -61,6 +64,7 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Checksum(args) => checksum::run(&args),
         Verb::Commit(args) => commit::run(&args),
         Verb::Rebase(args) => rebase::run(&args),
+        Verb::Flatten(args) => flatten::run(&args),
         Verb::Recover(args) => recover::run(&args),
     }
 }

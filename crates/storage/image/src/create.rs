@@ -178,11 +178,7 @@ impl FreshImage {
         })
     }
 
-    fn make(
-        path: &Path,
-        options: &CreateOptions,
-        open: &dyn Fn(&Path) -> Result<FreshFile>,
-    ) -> Result<Self> {
+    fn make(path: &Path, options: &CreateOptions, open: &dyn Fn(&Path) -> Result<FreshFile>) -> Result<Self> {
         let main = open(path)?;
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("image").to_owned();
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();

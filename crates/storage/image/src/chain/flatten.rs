@@ -37,14 +37,16 @@ pub fn flatten(
     progress: Progress<'_>,
 ) -> Result<()> {
     let transaction = Transaction::begin(TransactionOptions::default());
-    let how = ChainOptions { secret: options.secret.clone(), lenient: options.lenient, ..ChainOptions::default() };
+    let how =
+        ChainOptions { secret: options.secret.clone(), lenient: options.lenient, ..ChainOptions::default() };
     let image = open_in(&transaction, path, choice, gate, how)?;
     if image.backing_file().is_none() {
         return Err(Error::invalid("flattening", "the image has no backing file"));
     }
     refuse_loss(&image)?;
     let secret = if image.info()?.encrypted { options.secret.clone() } else { None };
-    let create = CreateOptions { secret: secret.clone(), ..CreateOptions::laid_out(image.layout(), image.len()) };
+    let create =
+        CreateOptions { secret: secret.clone(), ..CreateOptions::laid_out(image.layout(), image.len()) };
     let fresh = FreshImage::replacing(&transaction, path, &create)?;
     let exact = FormatChoice::Exact(image.format());
     let target = Image::open(
@@ -63,7 +65,9 @@ pub fn flatten(
 pub(crate) fn refuse_loss(image: &Image) -> Result<()> {
     let info = image.info()?;
     if !info.snapshots.is_empty() {
-        return Err(Error::unsupported("rewriting an image that has internal snapshots, which would be lost,"));
+        return Err(Error::unsupported(
+            "rewriting an image that has internal snapshots, which would be lost,",
+        ));
     }
     match info.format_specific {
         Some(crate::FormatInfo::Qcow2(qcow2)) if !qcow2.bitmaps.is_empty() => {
