@@ -179,6 +179,8 @@ pub struct ChainOptions {
     pub lenient: bool,
     /// Whether the image is opened alone, without what lies beneath it; its parts are opened.
     pub without_backing: bool,
+    /// The id or the name of an internal snapshot: the image is then the disk of that snapshot, for reading only.
+    pub snapshot: Option<String>,
 }
 
 impl Default for ChainOptions {
@@ -190,6 +192,7 @@ impl Default for ChainOptions {
             secret: None,
             lenient: false,
             without_backing: false,
+            snapshot: None,
         }
     }
 }
@@ -355,7 +358,8 @@ impl Walk<'_> {
 fn stack(links: Vec<Link>, bottom: Option<Arc<dyn Disk>>, options: &ChainOptions) -> Result<Image> {
     let mut bottom = bottom;
     let mut lower: Option<Image> = None;
-    for link in links.into_iter().rev() {
+    for (depth, link) in links.into_iter().enumerate().rev() {
+        let snapshot = options.snapshot.clone().filter(|_| depth == 0);
         let backing = lower.take().map(|image| Arc::new(image) as Arc<dyn Disk>).or_else(|| bottom.take());
         let how = OpenOptions {
             read_only: link.read_only,
@@ -364,6 +368,7 @@ fn stack(links: Vec<Link>, bottom: Option<Arc<dyn Disk>>, options: &ChainOptions
             parts: link.parts,
             secret: options.secret.clone(),
             lenient: options.lenient,
+            snapshot,
         };
         let image = Image::open(link.file, FormatChoice::Exact(link.format), how)?;
         if link.expects.is_some() && image.driver().content_id()? != link.expects {

@@ -135,6 +135,9 @@ pub(crate) struct ParentLink {
 
 /// Opens an image.
 pub(crate) fn open(file: Arc<dyn Disk>, format: Format, options: OpenOptions) -> Result<Box<dyn Driver>> {
+    if options.snapshot.is_some() && format != Format::Qcow2 {
+        return Err(crate::Error::unsupported("internal snapshots in this format"));
+    }
     Ok(match format {
         Format::Raw => Box::new(raw::Raw::open(file, &options)),
         Format::Qcow2 => Box::new(Qcow2::open(file, options)?),

@@ -61,6 +61,12 @@ pub(crate) enum Reason {
     PartNotOpened { name: String },
     #[error("{name:?} is not the parent that the image was made from: it has changed since, or is another")]
     WrongParent { name: String },
+    #[error("the image has no {what} {name:?}")]
+    NoSuch { what: &'static str, name: String },
+    #[error("the image has a {what} {name:?} already")]
+    Exists { what: &'static str, name: String },
+    #[error("the bitmap {name:?} is {state}")]
+    BitmapState { name: String, state: &'static str },
     #[error("{what}: {why}")]
     Invalid { what: &'static str, why: &'static str },
 }
@@ -93,11 +99,15 @@ impl Error {
             | Reason::Denied { .. }
             | Reason::BackingFormatUnknown { .. }
             | Reason::ChainTooDeep { .. } => ErrorKind::Unsupported,
-            Reason::BackingNotOpened { .. } | Reason::PartNotOpened { .. } => ErrorKind::NotFound,
+            Reason::BackingNotOpened { .. } | Reason::PartNotOpened { .. } | Reason::NoSuch { .. } => {
+                ErrorKind::NotFound
+            }
+            Reason::Exists { .. } => ErrorKind::Exists,
             Reason::ReadOnly { .. } | Reason::MarkedCorrupt => ErrorKind::ReadOnly,
             Reason::Full | Reason::DeviceFull { .. } => ErrorKind::NoSpace,
             Reason::FlushFailed | Reason::Compressor { .. } => ErrorKind::Io,
-            Reason::UnknownFormat { .. }
+            Reason::BitmapState { .. }
+            | Reason::UnknownFormat { .. }
             | Reason::NoOption { .. }
             | Reason::BadOption { .. }
             | Reason::NeedsPassphrase

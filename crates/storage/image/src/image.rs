@@ -6,7 +6,7 @@ use vmwright_disk::{Disk, Extent};
 use crate::driver::Driver;
 use crate::info::{CheckReport, ImageInfo, Repair};
 use crate::qcow2::layout::BackingName;
-use crate::{Format, FormatChoice, Layout, Result, driver};
+use crate::{Bitmaps, Error, Format, FormatChoice, Layout, Result, Snapshots, driver};
 
 /// How an image is opened.
 #[derive(Clone)]
@@ -27,6 +27,8 @@ pub struct OpenOptions {
     pub secret: Option<Passphrase>,
     /// Whether damages that other programs overlook are overlooked, such as a wrong checksum of a VHD header.
     pub lenient: bool,
+    /// The id or the name of an internal snapshot: the image is then the disk of that snapshot, for reading only.
+    pub snapshot: Option<String>,
 }
 
 impl Default for OpenOptions {
@@ -38,6 +40,7 @@ impl Default for OpenOptions {
             parts: Vec::new(),
             secret: None,
             lenient: false,
+            snapshot: None,
         }
     }
 }
@@ -58,6 +61,7 @@ impl std::fmt::Debug for OpenOptions {
             .field("parts", &self.parts.len())
             .field("secret", &self.secret)
             .field("lenient", &self.lenient)
+            .field("snapshot", &self.snapshot)
             .finish()
     }
 }
@@ -122,6 +126,19 @@ impl Image {
         self.driver.check(repair)
     }
 
+    /// The internal snapshots, to list and change them; unsupported in formats without.
+    pub fn snapshots(&self) -> Result<Snapshots<'_>> {
+        let qcow2 =
+            self.driver.qcow2().ok_or_else(|| Error::unsupported("internal snapshots in this format"))?;
+        Ok(Snapshots::new(qcow2))
+    }
+
+    /// The persistent dirty bitmaps, to list and change them; unsupported in formats without.
+    pub fn bitmaps(&self) -> Result<Bitmaps<'_>> {
+        let qcow2 = self.driver.qcow2().ok_or_else(|| Error::unsupported("dirty bitmaps in this format"))?;
+        Ok(Bitmaps::new(qcow2))
+    }
+
     /// The unit of allocation in bytes, where the format has one.
     pub fn cluster_size(&self) -> Option<u64> {
         self.driver.cluster_size()
@@ -151,6 +168,21 @@ impl std::fmt::Debug for Image {
 /// cannot be read are described too.
 pub fn describe(file: &dyn Disk, choice: FormatChoice) -> Result<ImageInfo> {
     driver::describe(file, choice.resolve(file)?)
+}
+
+/// Checks an image's own tables and repairs what `repair` allows, also where they are so damaged that the image does
+/// not open. After a repair the caller flushes.
+///
+/// Looks at what is in the file; the file must not be open as an image for writing meanwhile.
+pub fn check(file: Arc<dyn Disk>, choice: FormatChoice, repair: Repair) -> Result<CheckReport> {
+    let read_only = repair == Repair::Nothing;
+    match choice.resolve(&*file)? {
+        Format::Qcow2 => crate::qcow2::check::check(&file, repair),
+        format => {
+            let options = OpenOptions { read_only, ..OpenOptions::default() };
+            Image::open(file, FormatChoice::Exact(format), options)?.driver.check(repair)
+        }
+    }
 }
 
 /// How many bytes of a file are not holes.

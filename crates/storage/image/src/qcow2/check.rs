@@ -1,11 +1,23 @@
 //! Comparing what is recorded with what is used.
 
+use std::sync::Arc;
+
+use vmwright_disk::Disk;
+
 use super::Qcow2;
 use super::layout::{COPIED, MAX_REFTABLE_BYTES, OFFSET_MASK};
 use super::map::{L2Entry, read_u64};
 use super::repair::{self, Counts};
 use super::state::{State, Writer, read_table};
-use crate::{CheckReport, Result};
+use crate::{CheckReport, Error, Repair, Result};
+
+/// Checks an image that may be too damaged to open.
+pub(crate) fn check(file: &Arc<dyn Disk>, repair: Repair) -> Result<CheckReport> {
+    if repair != Repair::Nothing {
+        return Err(Error::unsupported("repairing a qcow2 image"));
+    }
+    Qcow2::open(file.clone(), crate::OpenOptions::read_only())?.check_tables()
+}
 
 impl Qcow2 {
     /// Compares every reference count and every flag with the tables.

@@ -7,7 +7,8 @@
 //! ```
 
 mod alloc;
-mod check;
+pub(crate) mod bitmaps;
+pub(crate) mod check;
 pub(crate) mod compress;
 pub(crate) mod create;
 mod flush;
@@ -19,6 +20,7 @@ mod prepare;
 mod read;
 mod refcount;
 mod repair;
+pub(crate) mod snapshots;
 mod state;
 mod tables;
 mod write;

@@ -8,7 +8,7 @@ use vmwright_disk::Disk;
 use super::compress::Unpacked;
 use super::layout::{Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_EXTENDED_L2};
 use super::state::State;
-use super::{Backing, Qcow2, ReadOnly};
+use super::{Backing, Qcow2, ReadOnly, tables};
 use crate::cache::Cache;
 use crate::{Error, OpenOptions, Result};
 
@@ -25,11 +25,24 @@ pub(crate) fn read_header(file: &dyn Disk) -> Result<Header> {
     Header::parse(&first)
 }
 
+/// Makes the header that of the disk as a snapshot keeps it.
+fn show_snapshot(file: &dyn Disk, header: &mut Header, id_or_name: &str) -> Result<()> {
+    let snapshots = tables::snapshots(file, header)?;
+    let snapshot = &snapshots[tables::find_snapshot(&snapshots, id_or_name)?];
+    header.size = snapshot.disk_size.unwrap_or(header.size);
+    header.l1_offset = snapshot.l1_offset;
+    header.l1_len = snapshot.l1_len;
+    Ok(())
+}
+
 impl Qcow2 {
     /// Opens an image over its file.
     pub(crate) fn open(file: Arc<dyn Disk>, options: OpenOptions) -> Result<Self> {
-        let header = read_header(&*file)?;
+        let mut header = read_header(&*file)?;
         header.check_readable()?;
+        if let Some(id_or_name) = &options.snapshot {
+            show_snapshot(&*file, &mut header, id_or_name)?;
+        }
         if header.size > i64::MAX as u64 {
             return Err(Error::corrupt("the size of the disk", 24, "at most 2^63 - 1", header.size));
         }
@@ -39,7 +52,7 @@ impl Qcow2 {
             (Some(_), Some(disk)) => Backing::Open(disk),
             (Some(backing), None) => Backing::NotOpened { name: backing.name.clone() },
         };
-        let read_only = if options.read_only || file.is_read_only() {
+        let read_only = if options.read_only || options.snapshot.is_some() || file.is_read_only() {
             Some(ReadOnly::Opened)
         } else if header.has(INCOMPATIBLE_CORRUPT) {
             Some(ReadOnly::Corrupt)

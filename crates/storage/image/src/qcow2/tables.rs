@@ -4,6 +4,7 @@ use vmwright_disk::Disk;
 use zerocopy::FromBytes;
 
 use super::layout::{AUTOCLEAR_BITMAPS, Header, MAX_L1_BYTES, RawBitmapEntry, RawSnapshot};
+use crate::error::Reason;
 use crate::info::{BitmapInfo, SnapshotInfo};
 use crate::{Error, Result};
 
@@ -26,6 +27,8 @@ const BITMAP_AUTO: u32 = 2;
 pub(super) struct Snapshot {
     pub(super) l1_offset: u64,
     pub(super) l1_len: u32,
+    /// The size of its disk; images of version 2 may not say.
+    pub(super) disk_size: Option<u64>,
     pub(super) info: SnapshotInfo,
 }
 
@@ -121,6 +124,7 @@ fn snapshot(cursor: &mut Cursor<'_>) -> Result<Snapshot> {
     Ok(Snapshot {
         l1_offset: raw.l1_table_offset.get(),
         l1_len: raw.l1_size.get(),
+        disk_size: extra(8),
         info: SnapshotInfo {
             id,
             name,
@@ -132,6 +136,13 @@ fn snapshot(cursor: &mut Cursor<'_>) -> Result<Snapshot> {
             icount: extra(16).filter(|count| *count != u64::MAX),
         },
     })
+}
+
+/// The snapshot with this id, or else the first with this name.
+pub(super) fn find_snapshot(snapshots: &[Snapshot], id_or_name: &str) -> Result<usize> {
+    let by_id = snapshots.iter().position(|snapshot| snapshot.info.id == id_or_name);
+    let found = by_id.or_else(|| snapshots.iter().position(|snapshot| snapshot.info.name == id_or_name));
+    found.ok_or_else(|| Reason::NoSuch { what: "snapshot", name: id_or_name.to_owned() }.into())
 }
 
 /// Where the table of snapshots ends.
