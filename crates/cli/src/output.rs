@@ -37,8 +37,8 @@ pub(crate) struct Table {
 
 impl Table {
     /// Makes a table with the given headings.
-    pub(crate) fn new<const N: usize>(headings: [&str; N]) -> Self {
-        Self { rows: vec![headings.map(str::to_owned).to_vec()], right: Vec::new() }
+    pub(crate) fn new<'a>(headings: impl IntoIterator<Item = &'a str>) -> Self {
+        Self { rows: vec![headings.into_iter().map(str::to_owned).collect()], right: Vec::new() }
     }
 
     /// Lines a column up at its right.
@@ -47,9 +47,9 @@ impl Table {
         self
     }
 
-    /// Appends a row.
-    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.map(|cell| escape(&cell)).to_vec());
+    /// Appends a row, with as many cells as there are headings.
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().map(|cell| escape(&cell)).collect());
     }
 
     /// Writes the table to standard output.

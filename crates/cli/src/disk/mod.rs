@@ -8,6 +8,7 @@ mod compare;
 mod convert;
 mod create;
 mod flatten;
+mod formats;
 mod info;
 mod map;
 mod options;
@@ -47,6 +48,8 @@ pub(crate) enum Verb {
     Rebase(rebase::Args),
     /// Write an overlay anew with all that it shows, so that it needs no other image
     Flatten(flatten::Args),
+    /// Say what each format can do, and why it cannot do the rest
+    Formats(formats::Args),
     /// Finish or drop an edit that a crash broke off
     Recover(recover::Args),
 }
@@ -65,6 +68,7 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Commit(args) => commit::run(&args),
         Verb::Rebase(args) => rebase::run(&args),
         Verb::Flatten(args) => flatten::run(&args),
+        Verb::Formats(args) => formats::run(&args),
         Verb::Recover(args) => recover::run(&args),
     }
 }

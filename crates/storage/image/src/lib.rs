@@ -37,6 +37,7 @@ mod format;
 mod image;
 mod info;
 mod luks;
+pub mod matrix;
 mod qcow2;
 mod raw;
 mod vdi;

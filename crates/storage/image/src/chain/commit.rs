@@ -174,3 +174,56 @@ impl Disk for Nothing {
         Ok(Extent { start: offset, len: self.0 - offset, kind: ExtentKind::Unallocated, depth: 0 })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{BackingFile, CreateOptions, Format, OpenOptions, create_on};
+    use vmwright_disk::MemDisk;
+    use vmwright_disk::fault::{Fault, FaultDisk, Loss, VolatileDisk};
+
+    const LEN: usize = 400_384;
+
+    fn overlay(file: &Arc<dyn Disk>, base: Arc<dyn Disk>) -> Image {
+        let options = OpenOptions { backing: Some(base), ..OpenOptions::default() };
+        Image::open(file.clone(), FormatChoice::Exact(Format::Qcow2), options).unwrap()
+    }
+
+    fn content(disk: &dyn Disk) -> Vec<u8> {
+        let mut bytes = vec![0; disk.len() as usize];
+        disk.read_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn the_overlay_shows_the_same_wherever_a_commit_is_broken_off() {
+        let old: Vec<u8> = (0..LEN - 100_352).map(|index| (index / 300) as u8).collect();
+        let file: Arc<dyn Disk> = Arc::new(MemDisk::new(0));
+        let backing = Some(BackingFile { name: "base".into(), format: Some("raw".into()) });
+        let create = CreateOptions { backing, ..CreateOptions::new(Format::Qcow2, LEN as u64) };
+        create_on(&file, &create).unwrap();
+        let top = overlay(&file, Arc::new(MemDisk::from_bytes(old.clone())));
+        top.write_at(&[200; 70_000], 1000).unwrap();
+        top.zero_at(131_072, 65_536).unwrap();
+        top.write_at(&[201; 3000], LEN as u64 - 5000).unwrap();
+        top.flush().unwrap();
+        let shown = content(&top);
+
+        for nth in 0.. {
+            let base = Arc::new(VolatileDisk::new(old.clone()));
+            let faulty = Arc::new(FaultDisk::with_fault(base.clone(), nth, Fault::Tear(300)));
+            let target =
+                Image::open(faulty, FormatChoice::Exact(Format::Raw), OpenOptions::default()).unwrap();
+            let view = overlay(&file, Arc::new(Nothing(target.len())));
+            let done = copy_allocated(&view, &target, &|_, _| {}).and_then(|_| Ok(target.flush()?));
+            for loss in Loss::choices(base.pending(), 3) {
+                let after: Arc<dyn Disk> = Arc::new(MemDisk::from_bytes(base.after_crash(loss)));
+                assert!(content(&overlay(&file, after)) == shown, "change {nth}, {loss:?}");
+            }
+            if done.is_ok() {
+                assert!(nth > 3 && content(&MemDisk::from_bytes(base.after_crash(Loss::Nothing))) == shown);
+                break;
+            }
+        }
+    }
+}
