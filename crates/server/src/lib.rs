@@ -1,2 +1,9 @@
-//! Listeners and TLS for the services of vmwright.
+//! The services of vmwright: listeners, TLS, and who may connect.
+//!
+//! So far that is [`nbd`]. Libraries print nothing: what happens is told to a function of the caller's.
 #![forbid(unsafe_code)]
+
+mod error;
+pub mod nbd;
+
+pub use error::{Error, ErrorKind, Result};
