@@ -3,15 +3,21 @@
 
 mod af;
 mod cipher;
+mod disk;
 mod error;
 mod hash;
+mod header;
 mod kdf;
 pub mod luks1;
 mod passphrase;
+mod payload;
 mod random;
 
 pub use cipher::{Cipher, Mode, SECTOR};
+pub use disk::CryptDisk;
 pub use error::{Error, Result};
 pub use hash::Hash;
+pub use header::Header;
 pub use kdf::Limits;
 pub use passphrase::Passphrase;
+pub use payload::Payload;

@@ -6,7 +6,7 @@ use super::layout::{
     SLOTS_AT, VERSION,
 };
 use crate::af::STRIPES;
-use crate::{Error, Mode, Result};
+use crate::{Error, Mode, Payload, Result};
 
 /// The header of a LUKS1 disk, its fields within their ranges.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,6 +144,14 @@ impl Header {
         self.payload_offset
     }
 
+    /// Where the encrypted content lies in the file that begins with this header.
+    pub fn payload(&self) -> Result<Payload> {
+        if self.payload_offset == 0 {
+            return Err(Error::unsupported("a LUKS header in another file than its content"));
+        }
+        Ok(Payload { offset: self.payload_offset, len: None, first_sector: 0, sector_size: SECTOR })
+    }
+
     /// How the content is encrypted; an error of kind unsupported where that is not known here.
     pub fn mode(&self) -> Result<Mode> {
         Mode::parse(&self.cipher_name, &self.cipher_mode)
@@ -152,12 +160,6 @@ impl Header {
     /// The length of the key material of a slot, in whole sectors.
     pub(super) fn material_len(&self) -> u64 {
         (self.key_bytes as u64 * u64::from(STRIPES)).next_multiple_of(SECTOR)
-    }
-
-    /// Where header and key material end, in bytes.
-    pub(super) fn end(&self) -> u64 {
-        let last = self.slots.iter().map(|slot| slot.offset).max().unwrap_or(0);
-        last + self.material_len()
     }
 }
 

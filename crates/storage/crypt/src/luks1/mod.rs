@@ -7,6 +7,7 @@
 //! ```
 
 mod create;
+mod edit;
 mod header;
 pub(crate) mod layout;
 mod slots;

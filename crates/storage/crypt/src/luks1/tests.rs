@@ -175,3 +175,104 @@ fn we_open_what_cryptsetup_formats() {
         assert!(header.unlock(&disk, &Passphrase::new("x")).unwrap_err().is_wrong_passphrase());
     }
 }
+
+fn formatted() -> (MemDisk, Header) {
+    let (bytes, _) = format(&quick(), &secret()).unwrap();
+    let disk = MemDisk::from_bytes(bytes.to_vec());
+    let header = Header::read(&disk).unwrap();
+    (disk, header)
+}
+
+#[test]
+fn passphrases_are_added_changed_and_removed_and_the_last_one_stays() {
+    let (disk, mut header) = formatted();
+    let cost = Cost::Iterations(1000);
+    let pass = |index: usize| Passphrase::new(std::format!("number {index}"));
+    for index in 1..8 {
+        assert_eq!(header.add_passphrase(&disk, &secret(), &pass(index), cost).unwrap(), index);
+    }
+    let full = header.add_passphrase(&disk, &secret(), &pass(9), cost).unwrap_err();
+    assert_eq!(full.kind(), ErrorKind::NoSpace);
+    assert_eq!(Header::read(&disk).unwrap(), header);
+    assert_eq!(header.remove_passphrase(&disk, &pass(6), false).unwrap(), 6);
+    assert_eq!(header.change_passphrase(&disk, &pass(3), &pass(10), cost).unwrap(), 6);
+    assert!(header.unlock(&disk, &pass(3)).unwrap_err().is_wrong_passphrase());
+    header.unlock(&disk, &pass(10)).unwrap();
+    for index in [0, 1, 2, 4, 5, 7] {
+        header.remove_slot(&disk, index, false).unwrap();
+    }
+    assert_eq!(header.remove_slot(&disk, 0, false).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(header.remove_slot(&disk, 8, false).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(header.remove_slot(&disk, 6, false).unwrap_err().kind(), ErrorKind::InvalidInput);
+    assert_eq!(Header::read(&disk).unwrap(), header);
+    header.unlock(&disk, &pass(10)).unwrap();
+    header.remove_slot(&disk, 6, true).unwrap();
+    assert!(header.unlock(&disk, &pass(10)).unwrap_err().is_wrong_passphrase());
+}
+
+#[test]
+fn a_crash_while_a_passphrase_changes_leaves_the_old_or_the_new_one() {
+    use vmwright_disk::fault::{Fault, FaultDisk, Loss, VolatileDisk};
+
+    let small = FormatOptions { mode: Mode::CbcPlain64, key_bytes: 16, ..quick() };
+    let (bytes, _) = format(&small, &secret()).unwrap();
+    let new = Passphrase::new("new");
+    let mut outcomes = std::collections::BTreeSet::new();
+    for nth in 0.. {
+        let file = Arc::new(VolatileDisk::new(bytes.to_vec()));
+        let faulty = FaultDisk::with_fault(file.clone(), nth, Fault::Tear(700));
+        let mut header = Header::read(&faulty).unwrap();
+        let changed = header.change_passphrase(&faulty, &secret(), &new, Cost::Iterations(1000));
+        // A key is as lost with any of its sectors as with another.
+        let step = if file.pending() > 20 { 41 } else { 1 };
+        for loss in Loss::choices(file.pending(), 4).step_by(step) {
+            let disk = MemDisk::from_bytes(file.after_crash(loss));
+            let header = Header::read(&disk).unwrap();
+            let opens = |pass| header.unlock(&disk, pass).is_ok();
+            let (old, new) = (opens(&secret()), opens(&new));
+            assert!(old || new, "after change {nth}, {loss:?}");
+            outcomes.insert((old, new));
+        }
+        if changed.is_ok() {
+            break;
+        }
+    }
+    assert_eq!(outcomes.len(), 3);
+}
+
+#[test]
+fn what_is_destroyed_opens_no_more_even_with_the_header_put_back() {
+    let (disk, header) = formatted();
+    let mut old = vec![0; 592];
+    disk.read_at(&mut old, 0).unwrap();
+    header.destroy(&disk).unwrap();
+    assert!(Header::read(&disk).is_err());
+    disk.write_at(&old, 0).unwrap();
+    assert!(Header::read(&disk).unwrap().unlock(&disk, &secret()).unwrap_err().is_wrong_passphrase());
+}
+
+#[test]
+fn cryptsetup_sees_the_passphrases_that_we_change_and_we_those_it_changes() {
+    need!("cryptsetup");
+    let (folder, key) = key_file();
+    let (bytes, _) = format(&quick(), &secret()).unwrap();
+    let path = folder.path().join("disk");
+    let disk = HostFile::create(&path, 4 << 20).unwrap();
+    disk.write_at(&bytes, 0).unwrap();
+    let mut header = Header::read(&disk).unwrap();
+    header.add_passphrase(&disk, &secret(), &Passphrase::new("second"), Cost::Iterations(1000)).unwrap();
+    header.remove_slot(&disk, 0, false).unwrap();
+    drop(disk);
+    let second = folder.path().join("second");
+    std::fs::write(&second, "second").unwrap();
+    let (second, image) = (second.to_str().unwrap(), path.to_str().unwrap());
+    run("cryptsetup", ["open", "--test-passphrase", "--key-file", second, image]);
+    assert_eq!(
+        output("cryptsetup", ["open", "--test-passphrase", "--key-file", &key, image]).status.code(),
+        Some(2)
+    );
+    let args = ["luksAddKey", "-q", "--pbkdf-force-iterations", "1000", "--key-file", second, image, &key];
+    run("cryptsetup", args);
+    let disk = HostFile::open(&path, true).unwrap();
+    Header::read(&disk).unwrap().unlock(&disk, &secret()).unwrap();
+}
