@@ -68,6 +68,11 @@ pub(crate) trait Driver: Disk {
         Ok(false)
     }
 
+    /// Whether a new image shows zeros where nothing was written. Where not, a copy writes zeros too.
+    fn new_shows_zeros(&self) -> bool {
+        true
+    }
+
     /// Writing in compressed form.
     fn packer(&self) -> Option<&dyn Packer> {
         None

@@ -60,6 +60,8 @@ impl ImageInfo {
 pub enum FormatInfo {
     /// Of qcow2.
     Qcow2(Qcow2Info),
+    /// Of LUKS.
+    Luks(LuksInfo),
 }
 
 /// What only qcow2 has.
@@ -92,6 +94,49 @@ pub struct Qcow2Info {
     /// The persistent dirty bitmaps.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub bitmaps: Vec<BitmapInfo>,
+}
+
+/// What only LUKS has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct LuksInfo {
+    /// How the number of a sector goes into its encryption, such as `plain64`.
+    pub ivgen_alg: String,
+    /// The hash that is needed for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ivgen_hash_alg: Option<String>,
+    /// The hash by which passphrases are stretched.
+    pub hash_alg: String,
+    /// The cipher with the length of its key in bits, such as `aes-256`.
+    pub cipher_alg: String,
+    /// How the blocks of a sector hang together, such as `xts`.
+    pub cipher_mode: String,
+    /// What identifies the disk.
+    pub uuid: String,
+    /// The key slots.
+    pub slots: Vec<LuksSlotInfo>,
+    /// Where the content begins, in bytes.
+    pub payload_offset: u64,
+    /// The iterations of the digest of the volume key.
+    pub master_key_iters: u32,
+}
+
+/// One key slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct LuksSlotInfo {
+    /// Whether a passphrase opens it.
+    pub active: bool,
+    /// The iterations that stretch its passphrase.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iters: Option<u32>,
+    /// Over how many stripes its key is spread.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stripes: Option<u32>,
+    /// Where its key material begins, in bytes.
+    pub key_offset: u64,
 }
 
 /// One internal snapshot.

@@ -49,8 +49,10 @@ pub use create::{CreateOptions, Layout, ParentId, PartMaker, create, create_on};
 pub use error::{Error, Result};
 pub use format::{Format, FormatChoice, probe};
 pub use image::{BackingFile, Image, OpenOptions, check, describe};
-pub use info::{BitmapInfo, CheckReport, FormatInfo, ImageInfo, Qcow2Info, Repair, SnapshotInfo};
-pub use luks::LuksOptions;
+pub use info::{
+    BitmapInfo, CheckReport, FormatInfo, ImageInfo, LuksInfo, LuksSlotInfo, Qcow2Info, Repair, SnapshotInfo,
+};
+pub use luks::{Chaining, IvGenerator, LuksOptions};
 pub use qcow2::bitmaps::{Bitmaps, DirtyRun};
 pub use qcow2::create::{Compat, Preallocation, Qcow2Options};
 pub use qcow2::snapshots::Snapshots;

@@ -74,10 +74,16 @@ pub fn copy_data(
         (true, None) => return Err(Error::unsupported("compression in this format")),
     };
     let granule = target.cluster_size().unwrap_or(RAW_BLOCK);
-    let disks = [source];
-    Chunks::new(&disks, granule, progress).each(threads, |chunk, buffer| {
+    let whole = !target.driver().new_shows_zeros();
+    // Such a target knows nothing of zeros, so that all of it is handed out.
+    let disks: &[&dyn Disk] = if whole { &[source, target] } else { &[source] };
+    Chunks::new(disks, granule, progress).each(threads, |chunk, buffer| {
         read_chunk(source, chunk, buffer)?;
-        for run in nonzero_runs(buffer, granule as usize) {
+        let runs = match whole {
+            true => std::iter::once(0..buffer.len()).collect(),
+            false => nonzero_runs(buffer, granule as usize),
+        };
+        for run in runs {
             let at = chunk.start + run.start as u64;
             match packer {
                 Some(packer) => {

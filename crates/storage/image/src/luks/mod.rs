@@ -1,41 +1,136 @@
-//! The LUKS format.
+//! LUKS as a disk image: a header with key slots, and behind it the encrypted sectors.
+//!
+//! ```text
+//! header, key material │ sectors of the disk, each encrypted with its number ─ up to the end of the file
+//! ```
+//!
+//! QEMU's `luks` format is version 1. A place that was never written is not zeros: it holds whatever its bytes decrypt
+//! to. So zeroing and growing write encrypted zeros, and discarding does nothing.
+
+mod create;
+mod info;
+mod options;
 
 use std::sync::Arc;
 
-use vmwright_disk::Disk;
+use vmwright_crypt::{CryptDisk, Header, Limits, Payload};
+use vmwright_disk::{Disk, Extent, ExtentKind, check_range};
 
-use crate::create::{CreateOptions, no_option};
 use crate::driver::Driver;
-use crate::{Error, Format, ImageInfo, OpenOptions, Result};
+use crate::error::Reason;
+use crate::info::{CheckReport, ImageInfo, Repair};
+use crate::{Layout, OpenOptions, Result};
 
-/// How a new LUKS image is laid out.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LuksOptions {}
-
-impl LuksOptions {
-    pub(crate) const KEYS: &'static [(&'static str, &'static str)] = &[];
-
-    pub(crate) fn set(&mut self, key: &str, _value: &str) -> Result<()> {
-        Err(no_option(Format::Luks, key))
-    }
-}
+pub(crate) use create::create;
+pub(crate) use info::describe;
+#[allow(unused_imports, reason = "for images that have LUKS inside")]
+pub(crate) use info::luks1;
+pub use options::{Chaining, IvGenerator, LuksOptions};
 
 /// Whether these first bytes of a file are those of an image.
 pub(crate) fn is_luks(head: &[u8]) -> bool {
     head.starts_with(b"LUKS\xba\xbe")
 }
 
-/// Opens an image.
-pub(crate) fn open(_file: Arc<dyn Disk>, _options: OpenOptions) -> Result<Box<dyn Driver>> {
-    Err(Error::unsupported("the LUKS format"))
+/// Opens an image; without a secret all but its content.
+pub(crate) fn open(file: Arc<dyn Disk>, options: OpenOptions) -> Result<Box<dyn Driver>> {
+    let header = Header::read(&*file)?;
+    let payload = header.payload()?;
+    let read_only = options.read_only || file.is_read_only();
+    let content = match &options.secret {
+        Some(secret) => Some(header.open(file.clone(), secret, &Limits::default(), read_only)?),
+        None => None,
+    };
+    Ok(Box::new(Luks { file, header, payload, content, read_only }))
 }
 
-/// Describes an image without opening its content.
-pub(crate) fn describe(_file: &dyn Disk) -> Result<ImageInfo> {
-    Err(Error::unsupported("the LUKS format"))
+/// An open image.
+struct Luks {
+    file: Arc<dyn Disk>,
+    header: Header,
+    payload: Payload,
+    /// What the passphrase opened, if one was given.
+    content: Option<CryptDisk>,
+    read_only: bool,
 }
 
-/// Makes an empty image.
-pub(crate) fn create(_file: &Arc<dyn Disk>, _options: &CreateOptions, _layout: &LuksOptions) -> Result<()> {
-    Err(Error::unsupported("the LUKS format"))
+impl Luks {
+    fn content(&self) -> Result<&CryptDisk> {
+        self.content.as_ref().ok_or_else(|| Reason::NeedsPassphrase.into())
+    }
+
+    fn writable(&self) -> Result<&CryptDisk> {
+        match self.read_only {
+            true => Err(Reason::ReadOnly { what: "the image" }.into()),
+            false => self.content(),
+        }
+    }
+}
+
+impl Driver for Luks {
+    fn info(&self) -> Result<ImageInfo> {
+        describe(&*self.file)
+    }
+
+    fn check(&self, repair: Repair) -> Result<CheckReport> {
+        check(&*self.file, repair)
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::Luks(LuksOptions::like(&self.header))
+    }
+
+    fn new_shows_zeros(&self) -> bool {
+        false
+    }
+}
+
+/// Checks the headers, and repairs one by the other.
+fn check(file: &dyn Disk, _repair: Repair) -> Result<CheckReport> {
+    let header = Header::read(file)?;
+    let findings = header.check(file);
+    Ok(CheckReport {
+        corruptions: findings.len() as u64,
+        findings: findings.iter().map(ToString::to_string).take(100).collect(),
+        ..CheckReport::default()
+    })
+}
+
+impl Disk for Luks {
+    fn len(&self) -> u64 {
+        self.payload.len_in(self.file.len())
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> vmwright_disk::Result<()> {
+        self.content()?.read_at(buf, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> vmwright_disk::Result<()> {
+        self.writable()?.write_at(data, offset)
+    }
+
+    fn zero_at(&self, offset: u64, len: u64) -> vmwright_disk::Result<()> {
+        self.writable()?.zero_at(offset, len)
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> vmwright_disk::Result<()> {
+        self.writable()?.discard(offset, len)
+    }
+
+    fn set_len(&self, len: u64) -> vmwright_disk::Result<()> {
+        self.writable()?.set_len(len)
+    }
+
+    fn flush(&self) -> vmwright_disk::Result<()> {
+        self.file.flush()
+    }
+
+    fn extent_at(&self, offset: u64) -> vmwright_disk::Result<Extent> {
+        check_range(offset, 1, self.len())?;
+        Ok(Extent { start: offset, len: self.len() - offset, kind: ExtentKind::Opaque, depth: 0 })
+    }
 }

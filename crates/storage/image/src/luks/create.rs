@@ -1,0 +1,34 @@
+use std::sync::Arc;
+
+use vmwright_crypt::{CryptDisk, Payload, SECTOR, luks1};
+use vmwright_disk::Disk;
+
+use super::LuksOptions;
+use crate::error::Reason;
+use crate::{CreateOptions, Error, Result};
+
+/// Makes an image on `file`, whose former content is lost.
+pub(crate) fn create(file: &Arc<dyn Disk>, options: &CreateOptions, layout: &LuksOptions) -> Result<()> {
+    if options.backing.is_some() {
+        return Err(Error::invalid("a new LUKS image", "the format has no backing files"));
+    }
+    let secret = options.secret.as_ref().ok_or(Reason::NeedsPassphrase)?;
+    let (mode, key_bytes) = layout.cipher()?;
+    if layout.version != 1 {
+        return Err(Error::unsupported("making a LUKS2 image"));
+    }
+    let how =
+        luks1::FormatOptions { mode, key_bytes, hash: layout.hash, cost: layout.cost, payload_offset: None };
+    let (header, cipher) = luks1::format(&how, secret)?;
+    let payload = Payload { offset: header.len() as u64, len: None, first_sector: 0, sector_size: SECTOR };
+    let size = options.size.checked_next_multiple_of(payload.sector_size);
+    let end = size.and_then(|size| size.checked_add(payload.offset));
+    let end = end.ok_or_else(|| Error::invalid("a new LUKS image", "the disk is too large"))?;
+    file.set_len(0)?;
+    file.set_len(end)?;
+    file.write_at(&header, 0)?;
+    if layout.zeroed {
+        CryptDisk::new(file.clone(), payload, cipher, false)?.zero_at(0, end - payload.offset)?;
+    }
+    Ok(())
+}
