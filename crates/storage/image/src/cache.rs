@@ -108,6 +108,11 @@ impl Cache {
         }
     }
 
+    /// Drops everything, dirty or not.
+    pub(crate) fn clear(&self) {
+        *self.lock() = Slots::default();
+    }
+
     /// Writes every dirty slice of one kind, in the order of the file; answers whether there were any.
     pub(crate) fn write_back(&self, file: &dyn Disk, table: Table) -> Result<bool> {
         let mut slots = self.lock();

@@ -195,6 +195,8 @@ pub struct CheckReport {
     /// How many of them are compressed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compressed_clusters: Option<u64>,
+    /// Tables that could not be looked at.
+    pub check_errors: u64,
     /// Damages that are left: writing could destroy data.
     #[serde(skip_serializing_if = "is_zero")]
     pub corruptions: u64,
@@ -219,12 +221,12 @@ fn is_zero(count: &u64) -> bool {
 impl CheckReport {
     /// Whether nothing is wrong except that space may be wasted.
     pub fn is_safe(&self) -> bool {
-        self.corruptions == 0
+        self.corruptions == 0 && self.check_errors == 0
     }
 
     /// Whether nothing is wrong at all.
     pub fn is_clean(&self) -> bool {
-        self.corruptions == 0 && self.leaks == 0
+        self.is_safe() && self.leaks == 0
     }
 }
 

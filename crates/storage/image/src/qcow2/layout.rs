@@ -42,6 +42,7 @@ const EXTENSION_END: u32 = 0;
 const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXTENSION_FEATURE_NAMES: u32 = 0x6803_f857;
 const EXTENSION_BITMAPS: u32 = 0x2385_2875;
+pub(super) const EXTENSION_ENCRYPTION: u32 = 0x0537_be77;
 const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 
 /// Where single fields of the header lie that are written in place.
@@ -329,23 +330,47 @@ impl Header {
         }
     }
 
-    /// Refuses what this crate cannot even read.
-    pub(crate) fn check_readable(&self) -> Result<()> {
+    /// The data of a header extension, out of the first cluster.
+    pub(super) fn find_extension(first: &[u8], wanted: u32) -> Option<&[u8]> {
+        let (raw, rest) = RawHeader::ref_from_prefix(first).ok()?;
+        let mut at = match raw.version.get() {
+            2 => size_of::<RawHeader>(),
+            _ => RawHeaderV3::ref_from_prefix(rest).ok()?.0.header_length.get() as usize,
+        };
+        loop {
+            let (extension, rest) = RawExtension::ref_from_prefix(first.get(at..)?).ok()?;
+            let data = rest.get(..extension.len.get() as usize)?;
+            match extension.kind.get() {
+                EXTENSION_END => return None,
+                kind if kind == wanted => return Some(data),
+                _ => at += size_of::<RawExtension>() + data.len().next_multiple_of(8),
+            }
+        }
+    }
+
+    /// Refuses features that change what the tables mean in a way that is not known.
+    pub(super) fn check_known(&self) -> Result<()> {
         let unknown = self.incompatible & !INCOMPATIBLE_KNOWN;
         if unknown != 0 {
             let bits = (0..64u8).filter(|bit| unknown & (1 << bit) != 0);
             let names = bits.map(|bit| self.feature_name(bit)).collect();
             return Err(Reason::UnknownFeatures { names }.into());
         }
+        if self.has(INCOMPATIBLE_EXTENDED_L2) && self.cluster_bits < 14 {
+            let expected = "at least 14 with extended L2 entries";
+            return Err(Error::corrupt("cluster_bits", 20, expected, self.cluster_bits.into()));
+        }
+        Ok(())
+    }
+
+    /// Refuses what this crate cannot even read.
+    pub(crate) fn check_readable(&self) -> Result<()> {
+        self.check_known()?;
         if self.has(INCOMPATIBLE_DATA_FILE) {
             return Err(Error::unsupported("a qcow2 image with an external data file"));
         }
         if self.encryption != 0 {
             return Err(Error::unsupported("an encrypted qcow2 image"));
-        }
-        if self.has(INCOMPATIBLE_EXTENDED_L2) && self.cluster_bits < 14 {
-            let expected = "at least 14 with extended L2 entries";
-            return Err(Error::corrupt("cluster_bits", 20, expected, self.cluster_bits.into()));
         }
         Ok(())
     }

@@ -31,7 +31,7 @@ pub(super) struct Packed {
 }
 
 impl Packed {
-    fn parse(raw: u64, cluster_bits: u32) -> Self {
+    pub(super) fn parse(raw: u64, cluster_bits: u32) -> Self {
         let offset_bits = 62 - (cluster_bits - 8);
         let host = raw & ((1 << offset_bits) - 1);
         let sectors = (raw & !(COPIED | COMPRESSED)) >> offset_bits;

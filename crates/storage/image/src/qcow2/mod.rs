@@ -10,9 +10,11 @@ mod alloc;
 pub(crate) mod bitmaps;
 pub(crate) mod check;
 pub(crate) mod compress;
+mod counts;
 pub(crate) mod create;
 mod flush;
 pub(crate) mod info;
+mod inspect;
 pub(crate) mod layout;
 mod map;
 pub(crate) mod open;
@@ -103,6 +105,11 @@ impl Qcow2 {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether the caller or the file allows no change.
+    fn opened_read_only(&self) -> bool {
+        matches!(self.read_only, Some(ReadOnly::Opened))
+    }
+
     fn check_writable(&self) -> Result<()> {
         match self.read_only {
             None => Ok(()),
@@ -121,8 +128,8 @@ impl Driver for Qcow2 {
         info::info(&*self.file, &open::read_header(&*self.file)?)
     }
 
-    fn check(&self, _repair: Repair) -> Result<CheckReport> {
-        self.check_tables()
+    fn check(&self, repair: Repair) -> Result<CheckReport> {
+        self.check_tables(repair)
     }
 
     fn cluster_size(&self) -> Option<u64> {

@@ -2,13 +2,14 @@
 
 use vmwright_disk::ErrorKind;
 
+use super::Qcow2;
+use super::check::check;
 use super::layout::{
     AT_AUTOCLEAR, AUTOCLEAR_BITMAPS, INCOMPATIBLE_DIRTY, OFFSET_MASK, REFTABLE_MASK, Version,
 };
 use super::state::State;
 use super::tables::{self, BITMAP_IN_USE};
-use super::{Qcow2, repair};
-use crate::{Error, Result};
+use crate::{Error, Repair, Result};
 
 impl Qcow2 {
     /// Makes the image ready to be changed, once.
@@ -21,16 +22,31 @@ impl Qcow2 {
         if state.writer.ready {
             return Ok(());
         }
+        if state.header.has(INCOMPATIBLE_DIRTY) {
+            self.repair_dirty(&mut state)?;
+        }
         // What is damaged must be found before anything is changed.
         self.load_writer(&mut state)?;
         self.align_file()?;
         state.writer.used_end = self.file.len();
-        if self.header.has(INCOMPATIBLE_DIRTY) {
-            repair::rebuild_refcounts(self, &mut state)?;
-        }
         self.invalidate_bitmaps(&mut state)?;
         state.writer.ready = true;
         Ok(())
+    }
+
+    /// Repairs an image whose counts may be out of date, as its dirty bit says.
+    fn repair_dirty(&self, state: &mut State) -> Result<()> {
+        let report = check(&self.file, Repair::All)?;
+        if report.corruptions > 0 || report.check_errors > 0 {
+            let left = report.corruptions + report.check_errors;
+            return Err(Error::corrupt(
+                "an image with the dirty bit",
+                72,
+                "damages that can be repaired",
+                left,
+            ));
+        }
+        self.reload(state)
     }
 
     /// Completes a last cluster that the file has only the beginning of.
@@ -48,7 +64,7 @@ impl Qcow2 {
     }
 
     fn load_writer(&self, state: &mut State) -> Result<()> {
-        state.writer = self.read_writer()?;
+        state.writer = self.read_writer(&state.header)?;
         self.collect_metadata(state)
     }
 
