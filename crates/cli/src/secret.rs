@@ -38,6 +38,16 @@ impl Secret {
     }
 }
 
+impl Secret {
+    /// The passphrase of something that is made: from the file, or from the terminal, which is asked twice.
+    pub(crate) fn for_new(&self, what: &str) -> anyhow::Result<Passphrase> {
+        match &self.passphrase_file {
+            Some(path) => read(path),
+            None => ask_new(what),
+        }
+    }
+}
+
 /// Reads a passphrase from a file, without the newline at its end.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Passphrase> {
     let attempt = || format!("cannot read the passphrase from {}", path.display());
@@ -57,7 +67,7 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Passphrase> {
 }
 
 /// Asks the terminal for a passphrase.
-pub(crate) fn ask(what: &str) -> anyhow::Result<Passphrase> {
+fn ask(what: &str) -> anyhow::Result<Passphrase> {
     let Ok(terminal) = File::options().read(true).write(true).open("/dev/tty") else {
         return Err(Failure::usage(format!(
             "the {what} is needed: give it with --passphrase-file, there is no terminal to ask"
@@ -81,7 +91,7 @@ pub(crate) fn ask(what: &str) -> anyhow::Result<Passphrase> {
 }
 
 /// Asks the terminal for a new passphrase, twice.
-pub(crate) fn ask_new(what: &str) -> anyhow::Result<Passphrase> {
+fn ask_new(what: &str) -> anyhow::Result<Passphrase> {
     let first = ask(what)?;
     if first.as_bytes().is_empty() {
         return Err(Failure::usage("a passphrase cannot be empty"));

@@ -35,13 +35,12 @@ enum What {
 /// Checks the image's own tables; exit code 4 where they are damaged.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let attempt = || format!("cannot check {}", args.image.display());
-    let report = match args.repair {
-        None => args.editing.read(&args.image, |image| Ok(image.check()?)),
-        Some(what) => {
-            let repair = if matches!(what, What::All) { Repair::All } else { Repair::Leaks };
-            args.editing.edit(&args.image, false, |image| Ok(image.repair(repair)?))
-        }
+    let repair = match args.repair {
+        None => Repair::Nothing,
+        Some(What::Leaks) => Repair::Leaks,
+        Some(What::All) => Repair::All,
     };
+    let report = args.editing.check(&args.image, repair);
     let report = report.with_context(attempt)?;
     if args.json {
         json(&report)?;

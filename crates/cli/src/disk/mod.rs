@@ -1,6 +1,7 @@
 //! `vmwright disk …`: images as wholes.
 
 mod bar;
+mod bitmap;
 mod check;
 mod checksum;
 mod commit;
@@ -15,6 +16,7 @@ mod options;
 mod rebase;
 mod recover;
 mod resize;
+mod snapshot;
 mod source;
 
 use std::process::ExitCode;
@@ -48,6 +50,12 @@ pub(crate) enum Verb {
     Rebase(rebase::Args),
     /// Write an overlay anew with all that it shows, so that it needs no other image
     Flatten(flatten::Args),
+    /// List, make, go back to and delete the snapshots inside an image
+    #[command(subcommand)]
+    Snapshot(snapshot::Verb),
+    /// List and change the dirty bitmaps inside an image, which note what was written
+    #[command(subcommand)]
+    Bitmap(bitmap::Verb),
     /// Say what each format can do, and why it cannot do the rest
     Formats(formats::Args),
     /// Finish or drop an edit that a crash broke off
@@ -68,6 +76,8 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Commit(args) => commit::run(&args),
         Verb::Rebase(args) => rebase::run(&args),
         Verb::Flatten(args) => flatten::run(&args),
+        Verb::Snapshot(verb) => snapshot::run(&verb),
+        Verb::Bitmap(verb) => bitmap::run(&verb),
         Verb::Formats(args) => formats::run(&args),
         Verb::Recover(args) => recover::run(&args),
     }

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use vmwright_disk::{Access, Plan, Sharing, Transaction, TransactionOptions};
+use vmwright_disk::{Access, Disk, Plan, Sharing, Transaction, TransactionOptions};
 use vmwright_image::chain::{ChainOptions, open_in};
-use vmwright_image::{FormatChoice, Image, describe};
+use vmwright_image::{CheckReport, Format, FormatChoice, Image, Repair, describe};
 
 use super::{FormatName, choice};
 use crate::gate::{Backing, UserGate};
@@ -61,11 +61,6 @@ impl Opening {
     /// Which files the image may name.
     pub(crate) fn gate(&self, image: &Path) -> anyhow::Result<UserGate> {
         self.backing.gate(image, self.format.is_some())
-    }
-
-    /// Whether damages are overlooked.
-    pub(crate) fn is_lenient(&self) -> bool {
-        self.lenient
     }
 
     /// How its host files are opened.
@@ -141,16 +136,35 @@ impl Editing {
         Ok(())
     }
 
-    /// Opens the image alone for reading, and lets `look` look at it.
-    pub(crate) fn read<T>(
-        &self,
-        image: &Path,
-        look: impl FnOnce(&Image) -> anyhow::Result<T>,
-    ) -> anyhow::Result<T> {
-        let gate = self.opening.gate(image)?;
-        let how = ChainOptions { read_only: true, without_backing: true, ..self.opening.chain(image)? };
+    /// Checks the image, also where it is so damaged that it does not open, and repairs it in one transaction.
+    pub(crate) fn check(&self, image: &Path, repair: Repair) -> anyhow::Result<CheckReport> {
         let transaction = Transaction::begin(self.opening.transaction());
-        look(&open_in(&transaction, image, self.opening.choice(), &gate, how)?)
+        let access = if repair == Repair::Nothing { Access::Read } else { Access::Write };
+        if access == Access::Write {
+            self.allow(image)?;
+        }
+        let file = transaction.open(image, access)?;
+        let report = if self.opening.choice().resolve(&*file)? == Format::Qcow2 {
+            vmwright_image::check(file.clone(), FormatChoice::Exact(Format::Qcow2), repair)?
+        } else {
+            let how = ChainOptions {
+                read_only: access == Access::Read,
+                without_backing: true,
+                ..self.opening.chain(image)?
+            };
+            let gate = self.opening.gate(image)?;
+            let opened = open_in(&transaction, image, self.opening.choice(), &gate, how)?;
+            if access == Access::Write { opened.repair(repair)? } else { opened.check()? }
+        };
+        if access == Access::Write {
+            file.flush()?;
+            drop(file);
+            match self.dry_run {
+                true => print_plan(&transaction.plan()?)?,
+                false => drop(transaction.commit()?),
+            }
+        }
+        Ok(report)
     }
 
     /// Opens the image alone, lets `change` change it, and makes that durable, all of it or nothing; or says what it
@@ -167,7 +181,7 @@ impl Editing {
         let transaction = Transaction::begin(self.opening.transaction());
         let opened = open_in(&transaction, image, self.opening.choice(), &gate, how)?;
         let answer = change(&opened)?;
-        vmwright_disk::Disk::flush(&opened)?;
+        opened.flush()?;
         drop(opened);
         let plan: Plan;
         if self.dry_run {

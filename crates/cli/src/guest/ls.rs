@@ -7,7 +7,7 @@ use anyhow::Context;
 use vmwright_guest::ops::{self, Listed};
 
 use super::source::Reading;
-use crate::output::{json, line};
+use crate::output::{json, line, time};
 
 /// What `guest ls` takes.
 #[derive(clap::Args)]
@@ -70,7 +70,7 @@ fn describe(file: &Listed, args: &Args) -> String {
     format!(
         "{} {links:>3} {uid:>5} {gid:>5} {size:>11} {} {name}{arrow}",
         mode_text(file),
-        time_text(file.modified)
+        time(file.modified)
     )
 }
 
@@ -99,33 +99,4 @@ pub(super) fn mode_text(file: &Listed) -> String {
         });
     }
     text
-}
-
-/// A time as `2026-01-31 13:45:00`, in UTC.
-pub(super) fn time_text(seconds: i64) -> String {
-    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    // Civil dates out of day counts, in years that begin in March so that leap days come last.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    let year = era * 400 + year_of_era + i64::from(month <= 2);
-    let (hour, minute) = (second / 3600, second / 60 % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{:02}", second % 60)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::time_text;
-
-    #[test]
-    fn times_are_civil() {
-        assert_eq!(time_text(0), "1970-01-01 00:00:00");
-        assert_eq!(time_text(951_782_400), "2000-02-29 00:00:00");
-        assert_eq!(time_text(-1), "1969-12-31 23:59:59");
-        assert_eq!(time_text(1_767_225_599), "2025-12-31 23:59:59");
-    }
 }

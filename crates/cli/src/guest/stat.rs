@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use anyhow::Context;
 use vmwright_guest::ops;
 
-use super::ls::{mode_text, time_text};
+use super::ls::mode_text;
 use super::source::Reading;
-use crate::output::{json, properties, size};
+use crate::output::{json, properties, size, time};
 
 /// What `guest stat` takes.
 #[derive(clap::Args)]
@@ -44,9 +44,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         ("size", Some(format!("{} bytes, {} allocated", file.size, size(file.allocated)))),
         ("links", Some(file.links.to_string())),
         ("inode", Some(file.inode.to_string())),
-        ("accessed", Some(time_text(file.accessed))),
-        ("modified", Some(time_text(file.modified))),
-        ("changed", Some(time_text(file.changed))),
-        ("created", file.created.map(time_text)),
+        ("accessed", Some(time(file.accessed))),
+        ("modified", Some(time(file.modified))),
+        ("changed", Some(time(file.changed))),
+        ("created", file.created.map(time)),
     ])
 }

@@ -163,6 +163,18 @@ pub fn resolve(image: &Path, name: &str) -> Result<PathBuf> {
     Ok(image.parent().unwrap_or(Path::new("")).join(plain))
 }
 
+/// The name that stands for the file at `path` inside an image, so that [`resolve`] leads back to it.
+pub fn backing_name(path: &Path) -> Result<String> {
+    let name = path.to_str().ok_or_else(|| {
+        Error::invalid("the name of the backing file", "it must be UTF-8 to stand in an image")
+    })?;
+    Ok(match name.split('/').next().unwrap_or_default().contains(':') {
+        // Otherwise the part before the colon would be taken for a protocol.
+        true => format!("./{name}"),
+        false => name.to_owned(),
+    })
+}
+
 /// How a chain is opened.
 #[derive(Debug, Clone)]
 pub struct ChainOptions {
@@ -403,14 +415,7 @@ pub fn create_overlay_as(
     size: Option<u64>,
     force: bool,
 ) -> Result<()> {
-    let name = base.to_str().ok_or_else(|| {
-        Error::invalid("the name of the backing file", "it must be UTF-8 to stand in an image")
-    })?;
-    let name = match name.split('/').next().unwrap_or_default().contains(':') {
-        // Otherwise the part before the colon would be taken for a protocol.
-        true => format!("./{name}"),
-        false => name.to_owned(),
-    };
+    let name = backing_name(base)?;
     let how = ChainOptions { without_backing: true, ..ChainOptions::read_only() };
     let exact = FormatChoice::Exact(base_format);
     let base = open(&resolve(path, &name)?, exact, &AllowAll::default(), how)?;

@@ -108,6 +108,14 @@ impl Layout {
         }
     }
 
+    /// Whether an image of this layout is encrypted, and needs a passphrase to be made.
+    pub fn is_encrypted(&self) -> bool {
+        match self {
+            Self::Luks(_) => true,
+            _ => false,
+        }
+    }
+
     /// The names of the options that [`Layout::set`] takes, each with what it may be.
     pub fn options(&self) -> &'static [(&'static str, &'static str)] {
         match self {
