@@ -62,15 +62,19 @@ fn inspect(file: &Arc<dyn Disk>) -> Result<Inspection> {
 /// Calls `each` with the place of every active entry whose flag contradicts a count, the entry, and what it should be.
 pub(super) fn each_wrong_flag(
     inspection: &Inspection,
-    count: impl Fn(&Inspection, u64) -> Result<u64>,
+    count: impl Fn(&Inspection, u64) -> Result<Option<u64>>,
     mut each: impl FnMut(u64, u64, u64) -> Result<()>,
 ) -> Result<()> {
     let header = &inspection.header;
     let bits = header.cluster_bits;
     let extended = header.has(INCOMPATIBLE_EXTENDED_L2);
     let data_file = header.has(INCOMPATIBLE_DATA_FILE);
-    let mut judge = |at: u64, entry: u64, one: bool| {
-        let right = if one { entry | COPIED } else { entry & !COPIED };
+    let mut judge = |at: u64, entry: u64, count: Option<u64>| {
+        let right = match count {
+            None => entry,
+            Some(1) => entry | COPIED,
+            Some(_) => entry & !COPIED,
+        };
         if right == entry { Ok(()) } else { each(at, entry, right) }
     };
     let mut bytes = vec![0; header.cluster_size() as usize];
@@ -81,7 +85,7 @@ pub(super) fn each_wrong_flag(
             continue;
         }
         let at = header.l1_offset + index as u64 * 8;
-        judge(at, *entry, count(inspection, table >> bits)? == 1)?;
+        judge(at, *entry, count(inspection, table >> bits)?)?;
         if table >= inspection.file.0.len() || !seen.insert(table) {
             continue;
         }
@@ -94,7 +98,8 @@ pub(super) fn each_wrong_flag(
             if raw & COMPRESSED != 0 || host == 0 && !in_data_file {
                 continue;
             }
-            judge(table + index as u64, raw, data_file || count(inspection, host >> bits)? == 1)?;
+            let references = if data_file { Some(1) } else { count(inspection, host >> bits)? };
+            judge(table + index as u64, raw, references)?;
         }
     }
     Ok(())

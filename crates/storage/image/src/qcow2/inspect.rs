@@ -43,6 +43,10 @@ pub(super) struct Inspection {
     /// The refcount table and its blocks, among the references.
     pub(super) refcount_ranges: Vec<(u64, u64)>,
     pub(super) report: CheckReport,
+    /// Whether there are tables that could not be read.
+    pub(super) incomplete: bool,
+    /// Whether a bitmap is damaged.
+    pub(super) bad_bitmaps: bool,
     /// Whether the refcount blocks cannot be corrected where they are.
     pub(super) rebuild: bool,
     /// Entries of L2 tables that can only be made zeros: where they are, and what they become.
@@ -128,6 +132,8 @@ impl Inspection {
             counts: Counts::default(),
             refcount_ranges: Vec::new(),
             report: CheckReport::default(),
+            incomplete: false,
+            bad_bitmaps: false,
             rebuild: false,
             hopeless: Vec::new(),
             header,
@@ -151,7 +157,9 @@ impl Inspection {
         if let Some((offset, len)) = self.encryption_header()? {
             self.add(offset, len, 1);
         }
+        let before = self.report.corruptions;
         self.bitmaps()?;
+        self.bad_bitmaps = self.report.corruptions > before;
         self.refcount_tables();
         Ok(())
     }
@@ -170,6 +178,7 @@ impl Inspection {
 
     /// Notes something that could not be looked at.
     fn unreadable(&mut self, error: &Error) {
+        self.incomplete = true;
         self.report.check_errors += 1;
         self.note(|| error.to_string());
     }
@@ -231,9 +240,9 @@ impl Inspection {
         if self.header.snapshot_count == 0 {
             return Ok(());
         }
-        let read = tables::snapshots(&*self.file.0, &self.header);
+        let read = tables::snapshots(&self.file, &self.header);
         let snapshots =
-            match read.and_then(|found| Ok((found, tables::snapshots_end(&*self.file.0, &self.header)?))) {
+            match read.and_then(|found| Ok((found, tables::snapshots_end(&self.file, &self.header)?))) {
                 Err(error) if error.kind() == vmwright_disk::ErrorKind::Corrupt => {
                     self.unreadable(&error);
                     return Ok(());
@@ -466,12 +475,21 @@ impl Inspection {
         }
     }
 
-    /// The refcount block that covers a cluster, if it can be looked at.
+    fn block_entry(&self, cluster: u64) -> u64 {
+        let index = usize::try_from(cluster / self.width().per_block(self.header.cluster_bits)).ok();
+        index.and_then(|index| self.reftable.get(index)).map_or(0, |entry| entry & !REFTABLE_RESERVED)
+    }
+
+    /// The refcount block that covers a cluster, if there is one.
     fn block_of(&self, cluster: u64) -> Option<u64> {
-        let index = usize::try_from(cluster / self.width().per_block(self.header.cluster_bits)).ok()?;
-        let entry = self.reftable.get(index)? & !REFTABLE_RESERVED;
-        let aligned = entry.is_multiple_of(self.header.cluster_size());
-        (entry != 0 && aligned && entry < self.file.0.len()).then_some(entry)
+        let entry = self.block_entry(cluster);
+        (entry != 0 && self.has_counts(cluster) && entry < self.file.0.len()).then_some(entry)
+    }
+
+    /// Whether the place where the count of a cluster is recorded makes sense.
+    fn has_counts(&self, cluster: u64) -> bool {
+        let entry = self.block_entry(cluster);
+        entry.is_multiple_of(self.header.cluster_size()) && entry <= i64::MAX as u64
     }
 
     /// Where the count of a cluster is: the offset of its slice, and the index within.
@@ -482,11 +500,23 @@ impl Inspection {
         Some((block + index / per_slice * self.cache.slice_len(), index % per_slice))
     }
 
-    /// The count of a cluster as it is recorded; none recorded is zero.
-    pub(super) fn recorded(&self, cluster: u64) -> Result<u64> {
-        let Some((slice_at, index)) = self.place(cluster) else { return Ok(0) };
+    /// The count of a cluster as it is recorded, zero where none is; `None` where it cannot be looked at.
+    pub(super) fn recorded(&self, cluster: u64) -> Result<Option<u64>> {
+        let Some((slice_at, index)) = self.place(cluster) else {
+            return Ok(self.has_counts(cluster).then_some(0));
+        };
         let slice = self.cache.get(&self.file, Table::Refcount, slice_at)?;
-        Ok(self.width().get(&slice, index))
+        Ok(Some(self.width().get(&slice, index)))
+    }
+
+    /// The count that a cluster has after a repair.
+    pub(super) fn repaired(&self, cluster: u64) -> Result<Option<u64>> {
+        // What is recorded of clusters past the end of the file stays, unless everything is made anew.
+        if cluster < self.end() || self.rebuild {
+            Ok(Some(self.counts.get(cluster)))
+        } else {
+            self.recorded(cluster)
+        }
     }
 
     /// Where clusters end that are compared.
@@ -511,11 +541,11 @@ impl Inspection {
         stop: u64,
         mut each: impl FnMut(u64, u64, u64),
     ) -> Result<()> {
-        if self.block_of(start).is_none() && !self.counts.any(start, stop) {
+        if self.block_of(start).is_none() && !self.counts.any(start, stop) || !self.has_counts(start) {
             return Ok(());
         }
         for cluster in start..stop {
-            let (recorded, used) = (self.recorded(cluster)?, self.counts.get(cluster));
+            let (recorded, used) = (self.recorded(cluster)?.unwrap_or(0), self.counts.get(cluster));
             if recorded > 0 || used > 0 {
                 each(cluster, recorded, used);
             }
@@ -535,6 +565,12 @@ impl Inspection {
             damages += u64::from(recorded < used);
             rebuild |= recorded == 0 && used > 0;
         })?;
+        let per_block = self.width().per_block(self.header.cluster_bits);
+        for start in (0..self.end()).step_by(usize::try_from(per_block).unwrap_or(usize::MAX)) {
+            if !self.has_counts(start) {
+                self.report.check_errors += per_block.min(self.end() - start);
+            }
+        }
         self.report.leaks += leaks;
         self.report.corruptions += damages;
         self.rebuild |= rebuild;
@@ -542,7 +578,7 @@ impl Inspection {
             let what = if recorded > used { "is leaked" } else { "is in danger" };
             self.note(|| format!("cluster {cluster:#x} {what}: count {recorded}, references {used}"));
         }
-        self.report.image_end_offset = last.map(|last| (last + 1) << self.header.cluster_bits);
+        self.report.image_end_offset = Some((last.unwrap_or(0) + 1) << self.header.cluster_bits);
         Ok(())
     }
 }

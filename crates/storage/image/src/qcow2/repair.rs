@@ -13,8 +13,8 @@ use vmwright_disk::{Disk, ErrorKind};
 use super::check::each_wrong_flag;
 use super::inspect::Inspection;
 use super::layout::{
-    AT_INCOMPATIBLE, AT_REFTABLE, Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DIRTY, MAX_REFTABLE_BYTES,
-    OFFSET_MASK,
+    AT_AUTOCLEAR, AT_INCOMPATIBLE, AT_REFTABLE, AUTOCLEAR_BITMAPS, Header, INCOMPATIBLE_CORRUPT,
+    INCOMPATIBLE_DIRTY, MAX_REFTABLE_BYTES, OFFSET_MASK,
 };
 use crate::cache::Table;
 use crate::error::Reason;
@@ -29,7 +29,7 @@ enum Direction {
 
 /// Repairs what was found, as far as `repair` allows.
 pub(super) fn repair(file: &Arc<dyn Disk>, mut inspection: Inspection, repair: Repair) -> Result<()> {
-    if inspection.report.check_errors > 0 {
+    if inspection.incomplete {
         // What could not be read may hold references to anything.
         return Ok(());
     }
@@ -39,7 +39,12 @@ pub(super) fn repair(file: &Arc<dyn Disk>, mut inspection: Inspection, repair: R
     for (at, entry) in &inspection.hopeless {
         file.write_at(entry, *at)?;
     }
-    if !inspection.hopeless.is_empty() {
+    if inspection.bad_bitmaps {
+        // All of them are out of date then, says this bit; their space is free.
+        inspection.header.autoclear &= !AUTOCLEAR_BITMAPS;
+        file.write_at(&inspection.header.autoclear.to_be_bytes(), AT_AUTOCLEAR)?;
+    }
+    if inspection.bad_bitmaps || !inspection.hopeless.is_empty() {
         file.flush()?;
         inspection = Inspection::of(file, inspection.header)?;
     }
@@ -104,8 +109,7 @@ fn adjust(file: &dyn Disk, inspection: &Inspection, direction: Direction) -> Res
 /// Sets every flag to what the real counts say.
 fn fix_flags(file: &dyn Disk, inspection: &Inspection) -> Result<()> {
     let mut changed = false;
-    let real = |inspection: &Inspection, cluster: u64| Ok(inspection.counts.get(cluster));
-    each_wrong_flag(inspection, real, |at, _, right| {
+    each_wrong_flag(inspection, Inspection::repaired, |at, _, right| {
         changed = true;
         Ok(file.write_at(&right.to_be_bytes(), at)?)
     })?;
