@@ -89,6 +89,7 @@ fn kind(cause: &(dyn std::error::Error + 'static)) -> Option<ErrorKind> {
     disk.or_else(|| cause.downcast_ref::<vmwright_vfs::Error>().map(vmwright_vfs::Error::kind))
         .or_else(|| cause.downcast_ref::<vmwright_image::Error>().map(vmwright_image::Error::kind))
         .or_else(|| cause.downcast_ref::<vmwright_guest::Error>().map(vmwright_guest::Error::kind))
+        .or_else(|| cause.downcast_ref::<vmwright_server::Error>().map(vmwright_server::Error::kind))
         .or_else(|| cause.downcast_ref::<vmwright_runtime::Error>().map(vmwright_runtime::Error::kind))
 }
 

@@ -15,6 +15,7 @@ mod guest;
 mod output;
 mod run;
 mod secret;
+mod signals;
 mod vm;
 
 use std::process::ExitCode;

@@ -16,6 +16,7 @@ mod options;
 mod rebase;
 mod recover;
 mod resize;
+mod serve;
 mod snapshot;
 mod source;
 
@@ -56,6 +57,8 @@ pub(crate) enum Verb {
     /// List and change the dirty bitmaps inside an image, which note what was written
     #[command(subcommand)]
     Bitmap(bitmap::Verb),
+    /// Serve an image to any program that speaks NBD
+    Serve(serve::Args),
     /// Say what each format can do, and why it cannot do the rest
     Formats(formats::Args),
     /// Finish or drop an edit that a crash broke off
@@ -78,6 +81,7 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Flatten(args) => flatten::run(&args),
         Verb::Snapshot(verb) => snapshot::run(&verb),
         Verb::Bitmap(verb) => bitmap::run(&verb),
+        Verb::Serve(args) => serve::run(&args),
         Verb::Formats(args) => formats::run(&args),
         Verb::Recover(args) => recover::run(&args),
     }
