@@ -3,16 +3,29 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{CWD, RenameFlags, XattrFlags};
 
 use crate::host::{OpenMode, RealHost};
 use crate::recover::recover_file;
 use crate::redo::Places;
-use crate::{Error, HostFile, Recovery, Result, Sharing};
+use crate::{Disk, Error, ErrorKind, HostFile, Recovery, Result, Sharing};
 
 /// The extended attribute that holds an access list.
 const ACCESS_LIST: &str = "system.posix_acl_access";
+
+/// What the unfinished file of a name is called.
+const PART: &str = ".vmwright-part";
+
+/// What is noted beside it.
+const NOTE: &str = ".vmwright-progress";
+
+/// A note that is being written.
+const NEW_NOTE: &str = ".vmwright-progress-new";
+
+/// No note is longer.
+const MAX_NOTE: u64 = 64 << 10;
 
 /// A host file that appears under its name only when it is complete and durable.
 ///
@@ -44,6 +57,8 @@ pub struct FreshFile {
     /// The file to be replaced, locked meanwhile.
     replaced: Option<Arc<HostFile>>,
     committed: bool,
+    /// Whether the unfinished file stays when it is dropped.
+    kept: AtomicBool,
 }
 
 impl FreshFile {
@@ -53,24 +68,7 @@ impl FreshFile {
     /// keeping its owner, mode, access lists and extended attributes. Without `force` that is an error of kind
     /// [`ErrorKind::Exists`](crate::ErrorKind::Exists).
     pub fn create(path: &Path, force: bool) -> Result<Self> {
-        let existing = fs::symlink_metadata(path);
-        let (target, replaced) = match existing {
-            Ok(_) if !force => {
-                return Err(Error::host("create", path, io::ErrorKind::AlreadyExists.into()));
-            }
-            Ok(_) => {
-                let target = path.canonicalize().map_err(|source| Error::host("resolve", path, source))?;
-                let replaced = Arc::new(HostFile::open(&target, false)?);
-                if replaced.is_block_device() {
-                    return Err(Error::not_a_disk(path));
-                }
-                // A redo of the old file must not be left to the new one.
-                recover_file(&Places { host: &RealHost, redo_dir: None }, &replaced, Recovery::Auto)?;
-                (target, Some(replaced))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => (path.to_owned(), None),
-            Err(source) => return Err(Error::host("stat", path, source)),
-        };
+        let (target, replaced) = resolve(path, force)?;
         Self::begin(target, replaced)
     }
 
@@ -85,14 +83,69 @@ impl FreshFile {
     }
 
     fn begin(target: PathBuf, replaced: Option<Arc<HostFile>>) -> Result<Self> {
-        let mut part = target.clone().into_os_string();
-        part.push(".vmwright-part");
-        let part = PathBuf::from(part);
+        let part = beside(&target, PART);
         remove_leftover(&part)?;
+        remove_leftover(&beside(&target, NOTE))?;
         // What replaces a file gets its mode at the end: until then nobody else may read it.
         let mode = if replaced.is_some() { OpenMode::CreatePrivate } else { OpenMode::Create };
         let disk = Arc::new(HostFile::open_on(&RealHost, &part, mode, Sharing::Locked)?);
-        Ok(Self { disk, part, target, replaced, committed: false })
+        Ok(Self { disk, part, target, replaced, committed: false, kept: AtomicBool::new(false) })
+    }
+
+    /// Takes up the unfinished file that an earlier attempt at `path` [kept](FreshFile::keep) or a crash left, if
+    /// there is one. It stays, unless it is committed or [`FreshFile::keep`] says otherwise.
+    pub fn take_up(path: &Path, force: bool) -> Result<Option<Self>> {
+        let (target, replaced) = resolve(path, force)?;
+        let part = beside(&target, PART);
+        match fs::symlink_metadata(&part) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(Error::host("stat", &part, source)),
+            // Whoever made a link or left nothing but a name chose neither content nor place for this file.
+            Ok(metadata) if !metadata.is_file() => return Err(Error::not_a_disk(&part)),
+            Ok(_) => {}
+        }
+        let disk = Arc::new(HostFile::open(&part, false)?);
+        Ok(Some(Self { disk, part, target, replaced, committed: false, kept: AtomicBool::new(true) }))
+    }
+
+    /// Whether the unfinished file and its note stay when this is dropped without being committed, for
+    /// [`FreshFile::take_up`].
+    pub fn keep(&self, keep: bool) {
+        self.kept.store(keep, Ordering::Relaxed);
+    }
+
+    /// The provisional name.
+    pub fn unfinished(&self) -> &Path {
+        &self.part
+    }
+
+    /// What [`FreshFile::save_note`] saved last, here or in an earlier attempt.
+    pub fn note(&self) -> Result<Option<Vec<u8>>> {
+        let path = beside(&self.target, NOTE);
+        let file = match HostFile::open(&path, true) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        if file.len() > MAX_NOTE {
+            return Err(Error::misuse(&path, "too long for what it should be"));
+        }
+        let mut note = vec![0; file.len() as usize];
+        file.read_at(&mut note, 0)?;
+        Ok(Some(note))
+    }
+
+    /// Notes something beside the unfinished file, durably and instead of what was noted before; it goes with that
+    /// file. Up to 64 KiB.
+    pub fn save_note(&self, note: &[u8]) -> Result<()> {
+        let path = beside(&self.target, NOTE);
+        let new = beside(&self.target, NEW_NOTE);
+        remove_leftover(&new)?;
+        let file = HostFile::open_on(&RealHost, &new, OpenMode::CreatePrivate, Sharing::Locked)?;
+        file.set_len(note.len() as u64)?;
+        file.write_at(note, 0)?;
+        file.sync_all()?;
+        fs::rename(&new, &path).map_err(|source| Error::host("replace", &path, source))?;
+        self.sync_folder()
     }
 
     /// The file, to be sized and written.
@@ -111,14 +164,20 @@ impl FreshFile {
         }
         self.disk.sync_all()?;
         self.rename().map_err(fail("create"))?;
+        self.sync_folder()?;
+        self.committed = true;
+        // Without its file, a note means nothing.
+        let _ = fs::remove_file(beside(&self.target, NOTE));
+        Ok(())
+    }
+
+    fn sync_folder(&self) -> Result<()> {
         let dir = match self.target.parent() {
             Some(dir) if !dir.as_os_str().is_empty() => dir,
             _ => Path::new("."),
         };
         let synced = fs::File::open(dir).and_then(|dir| dir.sync_all());
-        synced.map_err(|source| Error::host("sync", dir, source))?;
-        self.committed = true;
-        Ok(())
+        synced.map_err(|source| Error::host("sync", dir, source))
     }
 
     fn rename(&self) -> io::Result<()> {
@@ -177,11 +236,38 @@ impl FreshFile {
 
 impl Drop for FreshFile {
     fn drop(&mut self) {
-        if !self.committed {
+        if !self.committed && !self.kept.load(Ordering::Relaxed) {
+            let _ = fs::remove_file(beside(&self.target, NOTE));
             // Nothing more can be done about a file that cannot be removed; the next attempt tries again.
             let _ = fs::remove_file(&self.part);
         }
     }
+}
+
+/// What a new file is to be known as, links resolved, and the file that has the name now.
+fn resolve(path: &Path, force: bool) -> Result<(PathBuf, Option<Arc<HostFile>>)> {
+    match fs::symlink_metadata(path) {
+        Ok(_) if !force => Err(Error::host("create", path, io::ErrorKind::AlreadyExists.into())),
+        Ok(_) => {
+            let target = path.canonicalize().map_err(|source| Error::host("resolve", path, source))?;
+            let replaced = Arc::new(HostFile::open(&target, false)?);
+            if replaced.is_block_device() {
+                return Err(Error::not_a_disk(path));
+            }
+            // A redo of the old file must not be left to the new one.
+            recover_file(&Places { host: &RealHost, redo_dir: None }, &replaced, Recovery::Auto)?;
+            Ok((target, Some(replaced)))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((path.to_owned(), None)),
+        Err(source) => Err(Error::host("stat", path, source)),
+    }
+}
+
+/// The name of a file with something appended.
+fn beside(target: &Path, suffix: &str) -> PathBuf {
+    let mut name = target.to_owned().into_os_string();
+    name.push(suffix);
+    name.into()
 }
 
 /// Removes what a crash left of an earlier attempt, unless somebody is at work on it.
@@ -202,7 +288,6 @@ fn remove_leftover(part: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Disk, ErrorKind};
 
     #[test]
     fn an_existing_file_is_replaced_only_by_force_and_keeps_its_mode_and_link() {
@@ -260,6 +345,47 @@ mod tests {
         let path = dir.path().join("disk");
         let _user = HostFile::create(&path, 512).unwrap();
         assert_eq!(FreshFile::create(&path, true).unwrap_err().kind(), ErrorKind::InUse);
+    }
+
+    #[test]
+    fn what_is_kept_is_taken_up_with_its_note_and_goes_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        let names = || fs::read_dir(dir.path()).unwrap().count();
+        assert!(FreshFile::take_up(&path, false).unwrap().is_none());
+        let fresh = FreshFile::create(&path, false).unwrap();
+        fresh.disk().set_len(3).unwrap();
+        fresh.disk().write_at(b"abc", 0).unwrap();
+        fresh.save_note(b"first").unwrap();
+        fresh.save_note(b"second").unwrap();
+        fresh.keep(true);
+        drop(fresh);
+        assert_eq!(names(), 2);
+
+        let again = FreshFile::take_up(&path, false).unwrap().unwrap();
+        assert_eq!(again.note().unwrap().unwrap(), b"second");
+        assert_eq!(again.disk().len(), 3);
+        again.commit().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"abc");
+        assert_eq!(names(), 1);
+
+        // Without being kept, both go; and whoever begins anew does not find the note of another file.
+        let fresh = FreshFile::create(&path, true).unwrap();
+        fresh.save_note(b"third").unwrap();
+        drop(fresh);
+        assert_eq!(names(), 1);
+        fs::write(dir.path().join("other.vmwright-progress"), b"stale").unwrap();
+        let fresh = FreshFile::create(&dir.path().join("other"), false).unwrap();
+        assert_eq!(fresh.note().unwrap(), None);
+    }
+
+    #[test]
+    fn a_link_is_not_taken_up() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("precious"), b"data").unwrap();
+        std::os::unix::fs::symlink("precious", dir.path().join("disk.vmwright-part")).unwrap();
+        let error = FreshFile::take_up(&dir.path().join("disk"), false).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
     }
 
     #[test]

@@ -83,6 +83,7 @@ mod overlay;
 mod recover;
 mod redo;
 mod runs;
+mod stamp;
 mod store;
 mod transaction;
 mod window;
@@ -94,6 +95,7 @@ pub use fresh::FreshFile;
 pub use mem::MemDisk;
 pub use overlay::Overlay;
 pub use recover::{Pending, Recovered, Recovery, pending, recover};
+pub use stamp::FileStamp;
 pub use transaction::{Access, FilePlan, Plan, Transaction, TransactionOptions, WriteMode};
 pub use window::Window;
 

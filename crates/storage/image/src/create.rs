@@ -196,6 +196,32 @@ impl FreshImage {
         Ok(Self { main, parts: parts.made.into_inner().unwrap_or_else(PoisonError::into_inner) })
     }
 
+    /// Takes up an image of one file that an earlier attempt left unfinished, if there is one.
+    pub(crate) fn take_up(path: &Path, force: bool) -> Result<Option<Self>> {
+        let Some(main) = FreshFile::take_up(path, force)? else { return Ok(None) };
+        Ok(Some(Self { main, parts: Vec::new() }))
+    }
+
+    /// Whether the unfinished file and its note stay if it is not committed.
+    pub(crate) fn keep(&self, keep: bool) {
+        self.main.keep(keep);
+    }
+
+    /// Where the unfinished file is.
+    pub(crate) fn unfinished(&self) -> &Path {
+        self.main.unfinished()
+    }
+
+    /// What is noted beside the unfinished file.
+    pub(crate) fn note(&self) -> Result<Option<Vec<u8>>> {
+        Ok(self.main.note()?)
+    }
+
+    /// Notes something durably beside the unfinished file.
+    pub(crate) fn save_note(&self, note: &[u8]) -> Result<()> {
+        Ok(self.main.save_note(note)?)
+    }
+
     /// The image file.
     pub(crate) fn file(&self) -> Arc<dyn Disk> {
         self.main.disk()

@@ -59,13 +59,13 @@ pub(crate) trait Driver: Disk {
         Ok(None)
     }
 
-    /// Gives a range of a new image its place before it is written, all of it: whole units, or up to the end.
+    /// Gives a range that holds nothing so far its place in the file, appended to `places`; who asked then writes all
+    /// of it as the answer says, from any thread. The range is of whole units, or reaches up to the end.
     ///
     /// Places are asked for in rising order from one thread at a time, so that the same source always makes the same
-    /// image although threads write what was placed in any order. False where that takes no placing but
-    /// writing in order.
-    fn place(&self, _offset: u64, _len: u64) -> Result<bool> {
-        Ok(false)
+    /// image. A length of zero asks only how.
+    fn place(&self, _offset: u64, _len: u64, _places: &mut Vec<Place>) -> Result<Placing> {
+        Ok(Placing::InOrder)
     }
 
     /// Whether a new image shows zeros where nothing was written. Where not, a copy writes zeros too.
@@ -104,6 +104,28 @@ pub(crate) trait Packer: Send + Sync {
 pub(crate) trait Compressor: Send {
     /// Compresses one unit to `out`, whose former content is lost; false where the unit is to be stored as it is.
     fn pack(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<bool>;
+}
+
+/// How what [`Driver::place`] gave a place is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Placing {
+    /// There are no places: writing in order gives them.
+    InOrder,
+    /// To the disk, because the file does not hold its bytes plainly.
+    Through,
+    /// To the file of the image, plainly.
+    Plain,
+}
+
+/// Where a range of the disk is in the file of the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Where it begins in the disk.
+    pub(crate) offset: u64,
+    /// Where it begins in the file.
+    pub(crate) host: u64,
+    /// Its length in the disk.
+    pub(crate) len: u64,
 }
 
 /// What identifies the content of an image among those of its format.

@@ -19,6 +19,12 @@ pub(crate) enum Reason {
     Corrupt { what: &'static str, at: u64, expected: &'static str, actual: u64 },
     #[error("{what} at offset {at:#x} cannot be decompressed")]
     Compressed { what: &'static str, at: u64, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("cancelled")]
+    Cancelled,
+    #[error("the new image does not hold what was read: a re-read at the end differs")]
+    NotVerified,
+    #[error("cannot go on with the unfinished copy: {why}; remove {path:?} and its record to begin anew")]
+    CannotResume { path: std::path::PathBuf, why: &'static str },
     #[error("the compressor could not be set up")]
     Compressor { source: std::io::Error },
     #[error("{feature} is not supported")]
@@ -84,6 +90,15 @@ impl Error {
         Reason::Invalid { what, why }.into()
     }
 
+    /// Whether this is no failure: the caller asked for an end.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(*self.0, Reason::Cancelled)
+    }
+
+    pub(crate) fn is_not_verified(&self) -> bool {
+        matches!(*self.0, Reason::NotVerified)
+    }
+
     /// What sort of failure this is.
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
@@ -105,8 +120,11 @@ impl Error {
             Reason::Exists { .. } => ErrorKind::Exists,
             Reason::ReadOnly { .. } | Reason::MarkedCorrupt => ErrorKind::ReadOnly,
             Reason::Full | Reason::DeviceFull { .. } => ErrorKind::NoSpace,
-            Reason::FlushFailed | Reason::Compressor { .. } => ErrorKind::Io,
-            Reason::BitmapState { .. }
+            Reason::FlushFailed | Reason::Compressor { .. } | Reason::Cancelled | Reason::NotVerified => {
+                ErrorKind::Io
+            }
+            Reason::CannotResume { .. }
+            | Reason::BitmapState { .. }
             | Reason::UnknownFormat { .. }
             | Reason::NoOption { .. }
             | Reason::BadOption { .. }

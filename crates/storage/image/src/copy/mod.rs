@@ -28,12 +28,20 @@ mod compare;
 mod convert;
 mod map;
 mod measure;
+mod options;
+mod order;
+mod pace;
+mod resume;
+mod sum;
+mod transfer;
+mod verify;
 
-pub use checksum::sha256;
-pub use compare::{Comparison, compare};
-pub use convert::{ConvertOptions, convert, copy_data};
+pub use checksum::{Checksum, Digests, checksum, sha256};
+pub use compare::{Comparison, compare, compare_strictly};
+pub use convert::{convert, copy_data};
 pub use map::{MapEntry, map};
 pub use measure::{Measure, measure};
+pub use options::{Base, ConvertOptions, Converted, SourceIdentity};
 
 /// Is told how many bytes of how many are done; from any thread, and not in order.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
@@ -43,3 +51,11 @@ fn is_zero(bytes: &[u8]) -> bool {
     // Without an early exit inside a block, so that it is done many bytes at a time.
     bytes.chunks(1024).all(|block| block.iter().fold(0, |all, byte| all | byte) == 0)
 }
+
+/// A piece of zeros to be used where some are needed.
+fn zeros() -> &'static [u8; ZEROS] {
+    &[0; ZEROS]
+}
+
+/// The length of [`zeros`].
+const ZEROS: usize = 1 << 16;

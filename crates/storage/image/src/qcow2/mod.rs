@@ -37,7 +37,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use vmwright_disk::{Disk, Extent, check_range};
 
 use crate::cache::Cache;
-use crate::driver::{Compressor, Driver, Links, Packer, ParentLink};
+use crate::driver::{Compressor, Driver, Links, Packer, ParentLink, Place, Placing};
 use crate::error::Reason;
 use crate::info::{CheckReport, ImageInfo, Repair};
 use crate::{BackingFile, Error, Layout, Result};
@@ -144,9 +144,9 @@ impl Driver for Qcow2 {
         self.read_state().header.backing.clone().map(BackingFile::from)
     }
 
-    fn place(&self, offset: u64, len: u64) -> Result<bool> {
-        self.place_clusters(offset, len)?;
-        Ok(true)
+    fn place(&self, offset: u64, len: u64, places: &mut Vec<Place>) -> Result<Placing> {
+        self.place_clusters(offset, len, |place| places.push(place))?;
+        Ok(Placing::Plain)
     }
 
     fn packer(&self) -> Option<&dyn Packer> {

@@ -12,6 +12,7 @@ use super::layout::{COPIED, OFFSET_MASK};
 use super::map::{L2Entry, RunKind};
 use super::state::State;
 use crate::cache::Table;
+use crate::driver::Place;
 use crate::error::Reason;
 use crate::{Error, Result};
 
@@ -282,12 +283,12 @@ impl Qcow2 {
 
     /// Gives every cluster of an empty disk a place, without writing it.
     pub(crate) fn preallocate(&self) -> Result<()> {
-        self.place_clusters(0, self.header.size)?;
+        self.place_clusters(0, self.header.size, |_| {})?;
         self.sync()
     }
 
     /// Gives the clusters of a range that holds nothing so far a place; they read as zeros until they are written.
-    pub(super) fn place_clusters(&self, start: u64, len: u64) -> Result<()> {
+    pub(super) fn place_clusters(&self, start: u64, len: u64, mut placed: impl FnMut(Place)) -> Result<()> {
         self.prepare()?;
         let cluster_size = self.header.cluster_size();
         let end = start + len;
@@ -304,6 +305,8 @@ impl Qcow2 {
                 let host = clusters.host + index * cluster_size;
                 self.link(&mut state, offset + index * cluster_size, host | COPIED, false)?;
             }
+            let covered = (clusters.count * cluster_size).min(end - offset);
+            placed(Place { offset, host: clusters.host, len: covered });
             offset += clusters.count * cluster_size;
         }
         Ok(())

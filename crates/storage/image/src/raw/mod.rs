@@ -5,7 +5,7 @@ use std::sync::Arc;
 use vmwright_disk::{Disk, Extent, ExtentKind, Result};
 
 use crate::create::{CreateOptions, no_option};
-use crate::driver::Driver;
+use crate::driver::{Driver, Place, Placing};
 use crate::error::Reason;
 use crate::info::{CheckReport, ImageInfo, Repair};
 use crate::{Error, Format, Layout, OpenOptions, allocated};
@@ -68,9 +68,10 @@ impl Driver for Raw {
         Err(Error::unsupported("checking a raw image, which has no tables,"))
     }
 
-    fn place(&self, _offset: u64, _len: u64) -> crate::Result<bool> {
+    fn place(&self, offset: u64, len: u64, places: &mut Vec<Place>) -> crate::Result<Placing> {
         // Every byte has its place from the beginning.
-        Ok(true)
+        places.push(Place { offset, host: offset, len });
+        Ok(Placing::Plain)
     }
 }
 
