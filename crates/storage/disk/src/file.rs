@@ -182,6 +182,11 @@ impl Disk for HostFile {
         }
     }
 
+    fn reserve(&self, offset: u64, len: u64) -> Result<bool> {
+        self.check_write(offset, len)?;
+        if len == 0 { Ok(true) } else { Self::reserve(self, offset, len) }
+    }
+
     fn set_len(&self, len: u64) -> Result<()> {
         if self.read_only {
             return Err(Error::read_only("a host file opened for reading"));

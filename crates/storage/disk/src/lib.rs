@@ -129,6 +129,12 @@ pub trait Disk: Send + Sync {
     /// zeros or, where nothing could be given back, what it held before.
     fn discard(&self, offset: u64, len: u64) -> Result<()>;
 
+    /// Takes the space that a range needs from the host ahead of writing it, without changing a byte; answers false
+    /// where the layer cannot.
+    fn reserve(&self, _offset: u64, _len: u64) -> Result<bool> {
+        Ok(false)
+    }
+
     /// Changes the length; new bytes read as zeros. Layers of fixed size answer [`ErrorKind::Unsupported`].
     fn set_len(&self, len: u64) -> Result<()>;
 

@@ -6,7 +6,7 @@ use vmwright_disk::{Disk, FreshFile, Transaction};
 
 use crate::driver::ContentId;
 use crate::luks::LuksOptions;
-use crate::qcow2::create::Qcow2Options;
+use crate::qcow2::options::Qcow2Options;
 use crate::raw::RawOptions;
 use crate::vdi::VdiOptions;
 use crate::vhd::VhdOptions;

@@ -99,6 +99,11 @@ impl Error {
         matches!(*self.0, Reason::NotVerified)
     }
 
+    /// What is behind it.
+    pub(crate) fn reason(&self) -> &Reason {
+        &self.0
+    }
+
     /// What sort of failure this is.
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {

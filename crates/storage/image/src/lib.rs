@@ -54,7 +54,8 @@ pub use info::{
 };
 pub use luks::{Chaining, IvGenerator, LuksOptions};
 pub use qcow2::bitmaps::{Bitmaps, DirtyRun};
-pub use qcow2::create::{Compat, Preallocation, Qcow2Options};
+pub use qcow2::layout::Compression;
+pub use qcow2::options::{Compat, Preallocation, Qcow2Options};
 pub use qcow2::snapshots::Snapshots;
 pub use raw::RawOptions;
 pub use vdi::VdiOptions;

@@ -263,24 +263,49 @@ fn an_image_marked_corrupt_is_read_but_not_written() {
 }
 
 #[test]
-fn extended_l2_entries_are_read() {
+fn compressed_clusters_of_extended_entries_are_replaced_whole() {
     need!("qemu-img", "qemu-io");
     let folder = Folder::new();
-    let (path, base) = (folder.path("image"), folder.path("base"));
-    std::fs::write(&base, Numbers(7).bytes(1 << 20)).unwrap();
-    let command = "create -q -f qcow2 -o extended_l2=on,cluster_size=64k -F raw -b {} {} 2M";
-    qemu_img(command, &[&base, &path]);
-    let commands = [
-        "write -P 5 3k 2k",
-        "write -P 6 70000 9000",
-        "write -z 128k 4k",
-        "write -z 256k 64k",
-        "write -P 7 1M 512k",
-    ];
-    qemu_io(&path, "qcow2", &commands);
-    assert!(content(&open(&path, true)) == qemu_content(&path));
+    let (path, raw) = (folder.path("image"), folder.path("raw"));
+    let mut model: Vec<u8> = (0..3u32 << 20).map(|index| (index / 5000) as u8).collect();
+    std::fs::write(&raw, &model).unwrap();
+    qemu_img("convert -c -f raw -O qcow2 -o extended_l2=on,cluster_size=64k {} {}", &[&raw, &path]);
+    assert!(content(&open(&path, true)) == model);
+    let mut numbers = Numbers(7);
     let image = open(&path, false);
-    assert_eq!(image.write_at(&[1], 0).unwrap_err().kind(), ErrorKind::Unsupported);
+    for scale in [512, 2048, 65536] {
+        for _ in 0..8 {
+            change(&image, &mut model, &mut numbers, scale);
+        }
+    }
+    image.flush().unwrap();
+    drop(image);
+    check(&path);
+    assert!(qemu_content(&path) == model);
+}
+
+#[test]
+fn a_small_write_over_a_base_copies_parts_of_a_cluster_only() {
+    need!("qemu-img");
+    let folder = Folder::new();
+    let (path, base) = (folder.path("image"), folder.path("base"));
+    let mut model = Numbers(7).bytes(1 << 20);
+    std::fs::write(&base, &model).unwrap();
+    let command = "create -q -f qcow2 -o extended_l2=on,cluster_size=64k -F raw -b {} {}";
+    qemu_img(command, &[&base, &path]);
+    let image = open(&path, false);
+    image.write_at(&[9; 1000], 67_000).unwrap();
+    image.zero_at(70_000, 10_000).unwrap();
+    image.flush().unwrap();
+    model[67_000..68_000].fill(9);
+    model[70_000..80_000].fill(0);
+    let depth = |offset| image.extent_at(offset).unwrap().depth;
+    // Parts of 2 KiB.
+    assert_eq!([63_488, 65_536, 67_584, 69_632, 71_680, 79_872, 81_920].map(depth), [1, 0, 0, 0, 0, 0, 1]);
+    assert!(image.extent_at(71_680).unwrap().is_zero());
+    drop(image);
+    check(&path);
+    assert!(qemu_content(&path) == model);
 }
 
 #[test]

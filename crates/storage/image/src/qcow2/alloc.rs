@@ -51,8 +51,7 @@ impl Qcow2 {
             let entry_at = writer.reftable_offset + block * 8;
             return Err(Error::corrupt("a refcount table entry", entry_at, "a block within the file", at));
         }
-        let per_slice = self.cache.slice_len() * 8 / u64::from(self.width().bits());
-        let index = cluster % self.per_block();
+        let (index, per_slice) = (cluster % self.per_block(), self.per_slice());
         Ok(Some((at + index / per_slice * self.cache.slice_len(), index % per_slice)))
     }
 
@@ -87,25 +86,60 @@ impl Qcow2 {
                 // The new refcount block took the cluster.
                 continue;
             }
-            let mut count = 1;
             // Stay within what one refcount block covers: the next one may have to be made.
             let limit = max.min(self.per_block() - first % self.per_block());
-            while count < limit && self.refcount(writer, first + count)? == 0 {
-                count += 1;
-            }
+            let count = self.count_free(writer, first, limit)?;
             let fresh = self.claim(writer, first, count)?;
-            for cluster in first..first + count {
-                self.set_refcount(writer, cluster, 1)?;
-            }
+            self.set_refcounts(writer, first, count, 1)?;
             writer.first_free = first + count;
             return Ok(Clusters { host: first << self.header.cluster_bits, count, fresh });
         }
     }
 
+    /// How many clusters from a free one on are free, up to `limit`; they have one refcount block.
+    fn count_free(&self, writer: &Writer, first: u64, limit: u64) -> Result<u64> {
+        let (width, per_slice) = (self.width(), self.per_slice());
+        let mut count = 0;
+        while count < limit {
+            let Some((slice_at, index)) = self.refcount_place(writer, first + count)? else { break };
+            let slice = self.cache.get(&*self.file, Table::Refcount, slice_at)?;
+            let here = (limit - count).min(per_slice - index);
+            let free =
+                (index..index + here).take_while(|index| width.get(&slice, *index) == 0).count() as u64;
+            count += free;
+            if free < here {
+                break;
+            }
+        }
+        Ok(count.max(1))
+    }
+
+    /// Sets the counts of a run of clusters, whose refcount blocks must exist.
+    fn set_refcounts(&self, writer: &Writer, first: u64, count: u64, to: u64) -> Result<()> {
+        let (width, per_slice) = (self.width(), self.per_slice());
+        let mut done = 0;
+        while done < count {
+            let Some((slice_at, index)) = self.refcount_place(writer, first + done)? else {
+                // Says what is wrong.
+                return self.set_refcount(writer, first + done, to);
+            };
+            let here = (count - done).min(per_slice - index);
+            self.cache.modify(&*self.file, Table::Refcount, slice_at, |bytes| {
+                (index..index + here).for_each(|index| width.set(bytes, index, to));
+            })?;
+            done += here;
+        }
+        Ok(())
+    }
+
+    /// How many counts a slice of a refcount block has.
+    fn per_slice(&self) -> u64 {
+        self.cache.slice_len() * 8 / u64::from(self.width().bits())
+    }
+
     /// The first cluster from `cluster` on whose count is zero.
     fn next_free(&self, writer: &Writer, mut cluster: u64) -> Result<u64> {
-        let width = self.width();
-        let per_slice = self.cache.slice_len() * 8 / u64::from(width.bits());
+        let (width, per_slice) = (self.width(), self.per_slice());
         loop {
             let Some((slice_at, index)) = self.refcount_place(writer, cluster)? else { return Ok(cluster) };
             let slice = self.cache.get(&*self.file, Table::Refcount, slice_at)?;
@@ -256,9 +290,25 @@ impl Qcow2 {
 
     /// Notes that the active tables no longer reference what `entry` names.
     pub(super) fn release(&self, writer: &mut Writer, entry: L2Entry, punch: bool) -> Result<()> {
+        let mut freed = Vec::new();
+        self.list_released(writer, entry, punch, &mut freed)?;
+        writer.freed.extend(freed);
+        Ok(())
+    }
+
+    /// Lists the clusters that `entry` names, which the active tables are about to reference no longer.
+    pub(super) fn list_released(
+        &self,
+        writer: &Writer,
+        entry: L2Entry,
+        punch: bool,
+        freed: &mut Vec<Freed>,
+    ) -> Result<()> {
         let bits = self.header.cluster_bits;
         let clusters = match entry {
             L2Entry::Unallocated | L2Entry::Zero { host: None, .. } => return Ok(()),
+            // Nothing counts references in an external data file.
+            L2Entry::Zero { .. } | L2Entry::Data { .. } if self.has_data_file() => return Ok(()),
             L2Entry::Zero { host: Some(host), .. } | L2Entry::Data { host, .. } => {
                 host >> bits..=host >> bits
             }
@@ -268,17 +318,10 @@ impl Qcow2 {
                 packed.host >> bits..=last >> bits
             }
         };
-        for cluster in clusters.clone() {
-            if self.refcount(writer, cluster)? == 0 {
-                return Err(Error::corrupt(
-                    "the refcount of a cluster in use",
-                    cluster << bits,
-                    "at least 1",
-                    0,
-                ));
-            }
+        for cluster in clusters {
+            self.check_in_use(writer, cluster)?;
+            freed.push(Freed { cluster, punch });
         }
-        writer.freed.extend(clusters.map(|cluster| Freed { cluster, punch }));
         Ok(())
     }
 

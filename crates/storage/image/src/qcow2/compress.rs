@@ -13,6 +13,11 @@ use crate::driver::Compressor;
 use crate::error::Reason;
 use crate::{Error, Result};
 
+const WINDOW: &str = "the window of a zstd cluster";
+const DEFLATE_CLUSTER: &str = "a deflate cluster";
+/// What errors call damage that is confined to the content of one cluster.
+pub(super) const CLUSTERS: [&str; 2] = [WINDOW, DEFLATE_CLUSTER];
+
 /// The window that every zstd decoder should have, by RFC 8878. A larger one would let a few bytes ask for gigabytes.
 const MAX_ZSTD_WINDOW: u64 = 8 << 20;
 
@@ -29,7 +34,7 @@ fn unpack_zstd(packed: &[u8], out: &mut [u8], at: u64) -> Result<()> {
         Error::from(Reason::Compressed { what: "a zstd cluster", at, source })
     };
     if let Some(window) = zstd_window(packed).filter(|window| *window > MAX_ZSTD_WINDOW) {
-        return Err(Error::corrupt("the window of a zstd cluster", at, "at most 8 MiB", window));
+        return Err(Error::corrupt(WINDOW, at, "at most 8 MiB", window));
     }
     if unpack_frame(packed, out) {
         return Ok(());
@@ -85,7 +90,7 @@ fn inflate(packed: &[u8], out: &mut [u8], at: u64) -> Result<()> {
 }
 
 fn inflate_some(packed: &[u8], out: &mut [u8], at: u64) -> Result<()> {
-    let fail = |source| Error::from(Reason::Compressed { what: "a deflate cluster", at, source });
+    let fail = |source| Error::from(Reason::Compressed { what: DEFLATE_CLUSTER, at, source });
     let mut inflater = Decompress::new(false);
     loop {
         let (consumed, produced) = (inflater.total_in() as usize, inflater.total_out() as usize);
@@ -97,7 +102,7 @@ fn inflate_some(packed: &[u8], out: &mut [u8], at: u64) -> Result<()> {
         }
         let stuck = (inflater.total_in() as usize, inflater.total_out() as usize) == (consumed, produced);
         if status == Status::StreamEnd || stuck {
-            return Err(Error::corrupt("a deflate cluster", at, "a whole cluster", inflater.total_out()));
+            return Err(Error::corrupt(DEFLATE_CLUSTER, at, "a whole cluster", inflater.total_out()));
         }
     }
 }

@@ -22,10 +22,8 @@ impl Qcow2 {
     /// Makes everything written to the file so far durable. After a failure nothing is known any more about
     /// what the host kept, so nothing more is written.
     pub(super) fn barrier(&self, writer: &mut Writer) -> Result<()> {
-        self.file.flush().map_err(|error| {
-            writer.broken = true;
-            error.into()
-        })
+        let flushed = self.flush_data().and_then(|()| Ok(self.file.flush()?));
+        flushed.inspect_err(|_| writer.broken = true)
     }
 
     /// Writes the tables if much of the cache waits to be written.

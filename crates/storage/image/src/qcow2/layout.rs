@@ -138,7 +138,7 @@ const _: () = assert!(size_of::<RawBitmapEntry>() == 24);
 
 /// How clusters of an image are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Compression {
+pub enum Compression {
     /// Raw deflate with a window of 12 bits.
     Deflate,
     /// Zstandard frames.
@@ -366,9 +366,6 @@ impl Header {
     /// Refuses what this crate cannot even read.
     pub(crate) fn check_readable(&self) -> Result<()> {
         self.check_known()?;
-        if self.has(INCOMPATIBLE_DATA_FILE) {
-            return Err(Error::unsupported("a qcow2 image with an external data file"));
-        }
         if self.encryption != 0 {
             return Err(Error::unsupported("an encrypted qcow2 image"));
         }

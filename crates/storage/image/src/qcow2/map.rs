@@ -46,6 +46,41 @@ impl Packed {
     }
 }
 
+/// An L2 entry as it stands in its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RawEntry {
+    pub(super) word: u64,
+    /// The second word, where entries are extended; else zero.
+    pub(super) bitmap: u64,
+}
+
+/// A cluster by its entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cluster {
+    Plain(Parts),
+    Compressed(Packed),
+}
+
+/// A cluster that is not compressed. It has 32 parts where L2 entries are extended, else one; bit 0 is the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Parts {
+    /// Where it is, or is kept a place for.
+    pub(super) host: Option<u64>,
+    /// Whether that place is known to have no other reference.
+    pub(super) copied: bool,
+    /// The parts whose bytes are there.
+    pub(super) allocated: u32,
+    /// The parts that read as zeros. What is neither is not recorded.
+    pub(super) zero: u32,
+}
+
+impl Parts {
+    /// The place, if it may be written.
+    pub(super) fn own_host(self) -> Option<u64> {
+        self.host.filter(|_| self.copied)
+    }
+}
+
 /// A run of bytes of the disk that are kept in the same way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run {
@@ -115,7 +150,44 @@ impl Qcow2 {
     }
 
     pub(super) fn l2_entry_size(&self) -> u64 {
-        if self.header.has(INCOMPATIBLE_EXTENDED_L2) { 16 } else { 8 }
+        if self.is_extended() { 16 } else { 8 }
+    }
+
+    /// Whether L2 entries have a second word, with two bits for each of 32 parts of a cluster.
+    pub(super) fn is_extended(&self) -> bool {
+        self.header.has(INCOMPATIBLE_EXTENDED_L2)
+    }
+
+    /// The length of a part of a cluster in bytes: what is allocated, copied and zeroed on its own.
+    pub(super) fn part_size(&self) -> u64 {
+        if self.is_extended() { self.header.cluster_size() / 32 } else { self.header.cluster_size() }
+    }
+
+    /// The bits of all parts of a cluster.
+    pub(super) fn all_parts(&self) -> u32 {
+        if self.is_extended() { u32::MAX } else { 1 }
+    }
+
+    /// The bits of the parts that `len` bytes, `skip` bytes into a cluster, touch.
+    pub(super) fn touched_parts(&self, skip: u64, len: u64) -> u32 {
+        let (first, end) = (skip / self.part_size(), (skip + len).div_ceil(self.part_size()));
+        (u64::from(u32::MAX) >> (32 - (end - first)) << first) as u32
+    }
+
+    /// The entry of a cluster that is not compressed.
+    pub(super) fn encode(&self, parts: Parts) -> RawEntry {
+        let Parts { host, copied, allocated, zero } = parts;
+        let word = host.unwrap_or(0) | if copied && host.is_some() { COPIED } else { 0 };
+        match self.is_extended() {
+            true => RawEntry { word, bitmap: u64::from(zero) << 32 | u64::from(allocated) },
+            false => RawEntry { word: word | if zero != 0 { ZERO } else { 0 }, bitmap: 0 },
+        }
+    }
+
+    /// The entry of a cluster whose every byte is at `host`, which nothing else references.
+    pub(super) fn encode_data(&self, host: u64) -> RawEntry {
+        let allocated = self.all_parts();
+        self.encode(Parts { host: Some(host), copied: true, allocated, zero: 0 })
     }
 
     /// Where in the file the L2 entry of `offset` is, within its table at `table`.
@@ -135,31 +207,75 @@ impl Qcow2 {
             return Ok(L2Entry::Compressed(packed));
         }
         let (host, copied) = (raw & OFFSET_MASK, raw & COPIED != 0);
-        let zero = raw & ZERO != 0 && !self.header.has(INCOMPATIBLE_EXTENDED_L2);
+        let zero = raw & ZERO != 0 && !self.is_extended();
         if zero && self.header.version == Version::V2 {
             return Err(Error::corrupt("an L2 entry", at, "no zero flag in version 2", raw));
         }
         if host % self.header.cluster_size() != 0 {
             return Err(Error::corrupt("an L2 entry", at, "a multiple of the cluster size", host));
         }
-        if host >= self.file.len() && host != 0 {
+        if host >= self.file.len() && host != 0 && !self.has_data_file() {
             return Err(Error::corrupt("an L2 entry", at, "a cluster within the file", host));
         }
-        Ok(match (zero, host) {
-            (false, 0) => L2Entry::Unallocated,
-            (false, _) => L2Entry::Data { host, copied },
-            (true, 0) => L2Entry::Zero { host: None, copied },
-            (true, _) => L2Entry::Zero { host: Some(host), copied },
+        // An external data file has a cluster at offset 0, and the flag says whether it is meant.
+        let there = host != 0 || (self.has_data_file() && copied);
+        Ok(match (zero, there) {
+            (false, false) => L2Entry::Unallocated,
+            (false, true) => L2Entry::Data { host, copied },
+            (true, false) => L2Entry::Zero { host: None, copied },
+            (true, true) => L2Entry::Zero { host: Some(host), copied },
         })
     }
 
-    /// The entry of the cluster that holds `offset`; not for extended L2 entries.
-    pub(super) fn entry(&self, state: &State, offset: u64) -> Result<L2Entry> {
-        let Some(table) = self.l2_table(state, offset)? else { return Ok(L2Entry::Unallocated) };
+    /// The cluster that holds `offset`, by its entry at `index` of a slice.
+    fn parse_cluster(&self, slice: &[u8], index: usize, slice_at: u64, offset: u64) -> Result<Cluster> {
+        let at = slice_at + index as u64;
+        let (host, copied, data) = match self.parse_l2(read_u64(slice, index), at)? {
+            L2Entry::Compressed(packed) => return Ok(Cluster::Compressed(packed)),
+            L2Entry::Unallocated => (None, false, 0),
+            L2Entry::Data { host, copied } => (Some(host), copied, self.all_parts()),
+            L2Entry::Zero { host, copied } => {
+                return self.placed(Parts { host, copied, allocated: 0, zero: 1 }, at, offset);
+            }
+        };
+        if !self.is_extended() {
+            return self.placed(Parts { host, copied, allocated: data, zero: 0 }, at, offset);
+        }
+        let bitmap = read_u64(slice, index + 8);
+        let (allocated, zero) = (bitmap as u32, (bitmap >> 32) as u32);
+        let expected = match () {
+            () if allocated & zero != 0 => "no part both set and zero",
+            () if allocated != 0 && host.is_none() => "a cluster for its allocated parts",
+            () => return self.placed(Parts { host, copied, allocated, zero }, at, offset),
+        };
+        Err(Error::corrupt("an extended L2 entry", at + 8, expected, bitmap))
+    }
+
+    /// Checks that what is in an external data file is where it is on the disk.
+    ///
+    /// QEMU never puts it elsewhere. Else a place could be taken twice, as nothing counts references there.
+    fn placed(&self, parts: Parts, at: u64, offset: u64) -> Result<Cluster> {
+        let expected = offset - offset % self.header.cluster_size();
+        match parts.host {
+            Some(host) if self.has_data_file() && host != expected => match self.is_raw_data() {
+                true => {
+                    Err(Error::corrupt("an L2 entry of a raw data file", at, "the offset on the disk", host))
+                }
+                false => Err(Error::unsupported("an external data file whose order is not that of the disk")),
+            },
+            _ => Ok(Cluster::Plain(parts)),
+        }
+    }
+
+    /// The cluster that holds `offset`.
+    pub(super) fn cluster_at(&self, state: &State, offset: u64) -> Result<Cluster> {
+        let Some(table) = self.l2_table(state, offset)? else {
+            return Ok(Cluster::Plain(Parts { host: None, copied: false, allocated: 0, zero: 0 }));
+        };
         let at = self.l2_entry_at(table, offset);
         let slice_at = at - at % self.cache.slice_len();
         let slice = self.cache.get(&*self.file, Table::L2, slice_at)?;
-        self.parse_l2(read_u64(&slice, (at - slice_at) as usize), at)
+        self.parse_cluster(&slice, (at - slice_at) as usize, slice_at, offset)
     }
 
     /// Where the bytes from `offset` on are, for as long as one answer holds but at most `max` bytes.
@@ -205,58 +321,28 @@ impl Qcow2 {
         Ok(len.min(max))
     }
 
-    /// The rest of the cluster (or of the 32nd part of one) that holds `offset`, by its entry at `index`.
+    /// What follows from `offset` on within its cluster, by the entry at `index`.
     fn unit(&self, slice: &[u8], index: usize, slice_at: u64, offset: u64) -> Result<Run> {
-        let cluster_size = self.header.cluster_size();
-        let skip = offset % cluster_size;
-        let at = slice_at + index as u64;
-        let entry = self.parse_l2(read_u64(slice, index), at)?;
-        let whole = cluster_size - skip;
-        if let L2Entry::Compressed(packed) = entry {
-            return Ok(Run { kind: RunKind::Compressed { packed, skip }, len: whole });
-        }
-        if self.header.has(INCOMPATIBLE_EXTENDED_L2) {
-            return self.subcluster(entry, read_u64(slice, index + 8), at, skip);
-        }
-        let kind = match entry {
-            L2Entry::Unallocated => RunKind::Unallocated,
-            L2Entry::Zero { .. } => RunKind::Zero,
-            L2Entry::Data { host, copied } => RunKind::Data { host: host + skip, exclusive: copied },
-            L2Entry::Compressed(packed) => RunKind::Compressed { packed, skip },
+        let skip = offset % self.header.cluster_size();
+        let Parts { host, copied, allocated, zero } =
+            match self.parse_cluster(slice, index, slice_at, offset)? {
+                Cluster::Plain(parts) => parts,
+                Cluster::Compressed(packed) => {
+                    let kind = RunKind::Compressed { packed, skip };
+                    return Ok(Run { kind, len: self.header.cluster_size() - skip });
+                }
+            };
+        let part = (skip / self.part_size()) as u32;
+        let has = |bits: u32| bits >> part & 1 != 0;
+        let (kind, alike) = match host {
+            Some(host) if has(allocated) => {
+                (RunKind::Data { host: host + skip, exclusive: copied }, allocated)
+            }
+            _ if has(zero) => (RunKind::Zero, zero),
+            _ => (RunKind::Unallocated, !(allocated | zero) & self.all_parts()),
         };
-        Ok(Run { kind, len: whole })
-    }
-
-    /// One of the 32 parts of a cluster with an extended entry.
-    fn subcluster(&self, entry: L2Entry, bitmap: u64, at: u64, skip: u64) -> Result<Run> {
-        let part_size = self.header.cluster_size() / 32;
-        let part = skip / part_size;
-        let allocated = bitmap >> part & 1 != 0;
-        let zero = bitmap >> (32 + part) & 1 != 0;
-        let kind = match (allocated, zero, entry) {
-            (true, true, _) => {
-                return Err(Error::corrupt(
-                    "an extended L2 entry",
-                    at + 8,
-                    "no part both set and zero",
-                    bitmap,
-                ));
-            }
-            (false, true, _) => RunKind::Zero,
-            (false, false, _) => RunKind::Unallocated,
-            (true, false, L2Entry::Data { host, copied }) => {
-                RunKind::Data { host: host + skip, exclusive: copied }
-            }
-            (true, false, _) => {
-                return Err(Error::corrupt(
-                    "an extended L2 entry",
-                    at,
-                    "a cluster for its allocated parts",
-                    0,
-                ));
-            }
-        };
-        Ok(Run { kind, len: part_size - skip % part_size })
+        let parts = u64::from((alike >> part).trailing_ones());
+        Ok(Run { kind, len: parts * self.part_size() - skip % self.part_size() })
     }
 }
 

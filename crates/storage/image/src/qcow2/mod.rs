@@ -10,14 +10,18 @@ mod alloc;
 pub(crate) mod bitmaps;
 pub(crate) mod check;
 pub(crate) mod compress;
+mod corrupt;
 mod counts;
 pub(crate) mod create;
+mod data;
 mod flush;
 pub(crate) mod info;
 mod inspect;
 pub(crate) mod layout;
 mod map;
 pub(crate) mod open;
+pub(crate) mod options;
+mod preallocate;
 mod prepare;
 mod read;
 mod refcount;
@@ -31,7 +35,7 @@ mod zero;
 #[cfg(test)]
 mod crash_tests;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use vmwright_disk::{Disk, Extent, check_range};
@@ -40,8 +44,9 @@ use crate::cache::Cache;
 use crate::driver::{Compressor, Driver, Links, Packer, ParentLink, Place, Placing};
 use crate::error::Reason;
 use crate::info::{CheckReport, ImageInfo, Repair};
-use crate::{BackingFile, Error, Layout, Result};
+use crate::{BackingFile, Layout, Result};
 use compress::Unpacked;
+use data::DataFile;
 use layout::Header;
 use state::State;
 
@@ -58,7 +63,8 @@ pub(crate) fn links(file: &dyn Disk) -> Result<Links> {
         format: backing.format,
         expects: None,
     });
-    Ok(Links { parts: Vec::new(), parent })
+    let parts = header.data_file.filter(|_| header.incompatible & layout::INCOMPATIBLE_DATA_FILE != 0);
+    Ok(Links { parts: parts.into_iter().collect(), parent })
 }
 
 /// An open image.
@@ -69,6 +75,11 @@ pub(crate) struct Qcow2 {
     /// The length of the disk in bytes.
     size: AtomicU64,
     backing: Backing,
+    data: DataFile,
+    /// Whether the external data file has changes that are not durable yet.
+    data_changed: AtomicBool,
+    /// Whether damage was met while writing, so that nothing more is written.
+    damaged: AtomicBool,
     read_only: Option<ReadOnly>,
     cache: Cache,
     unpacked: Unpacked,
@@ -88,7 +99,6 @@ enum Backing {
 enum ReadOnly {
     Opened,
     Corrupt,
-    ExtendedL2,
 }
 
 impl Qcow2 {
@@ -112,12 +122,10 @@ impl Qcow2 {
 
     fn check_writable(&self) -> Result<()> {
         match self.read_only {
+            None if self.damaged.load(Ordering::Acquire) => Err(Reason::MarkedCorrupt.into()),
             None => Ok(()),
             Some(ReadOnly::Opened) => Err(Reason::ReadOnly { what: "the image" }.into()),
             Some(ReadOnly::Corrupt) => Err(Reason::MarkedCorrupt.into()),
-            Some(ReadOnly::ExtendedL2) => {
-                Err(Error::unsupported("writing a qcow2 image with extended L2 entries"))
-            }
         }
     }
 }
@@ -137,7 +145,7 @@ impl Driver for Qcow2 {
     }
 
     fn layout(&self) -> Layout {
-        Layout::Qcow2(create::options_of(&self.header))
+        Layout::Qcow2(options::Qcow2Options::of(&self.header))
     }
 
     fn backing_file(&self) -> Option<BackingFile> {
@@ -145,8 +153,8 @@ impl Driver for Qcow2 {
     }
 
     fn place(&self, offset: u64, len: u64, places: &mut Vec<Place>) -> Result<Placing> {
-        self.place_clusters(offset, len, |place| places.push(place))?;
-        Ok(Placing::Plain)
+        self.place_clusters(offset, len, &mut |place| places.push(place))?;
+        Ok(if self.has_data_file() { Placing::Through } else { Placing::Plain })
     }
 
     fn packer(&self) -> Option<&dyn Packer> {
@@ -169,8 +177,8 @@ impl Packer for Qcow2 {
 
     fn store(&self, offset: u64, data: &[u8], packed: Option<&[u8]>) -> Result<()> {
         match packed {
-            Some(packed) => self.store_packed(packed, offset),
-            None => self.write(data, offset),
+            Some(packed) => self.guarded(self.store_packed(packed, offset)),
+            None => self.guarded(self.write(data, offset)),
         }
     }
 }
@@ -181,7 +189,7 @@ impl Disk for Qcow2 {
     }
 
     fn is_read_only(&self) -> bool {
-        self.read_only.is_some()
+        self.check_writable().is_err()
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> vmwright_disk::Result<()> {
@@ -200,7 +208,7 @@ impl Disk for Qcow2 {
             // The first change marks the image as changed, and this is none.
             return Ok(self.check_writable()?);
         }
-        Ok(self.write(data, offset)?)
+        Ok(self.guarded(self.write(data, offset))?)
     }
 
     fn zero_at(&self, offset: u64, len: u64) -> vmwright_disk::Result<()> {
@@ -208,12 +216,12 @@ impl Disk for Qcow2 {
         if len == 0 {
             return Ok(self.check_writable()?);
         }
-        Ok(self.zero(offset, len)?)
+        Ok(self.guarded(self.zero(offset, len))?)
     }
 
     fn discard(&self, offset: u64, len: u64) -> vmwright_disk::Result<()> {
         check_range(offset, len, self.len())?;
-        Ok(self.give_back(offset, len)?)
+        Ok(self.guarded(self.give_back(offset, len))?)
     }
 
     fn set_len(&self, _len: u64) -> vmwright_disk::Result<()> {

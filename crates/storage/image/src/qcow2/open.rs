@@ -1,12 +1,13 @@
 //! Opening an image.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, RwLock};
 
 use vmwright_disk::Disk;
 
 use super::compress::Unpacked;
-use super::layout::{Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_EXTENDED_L2};
+use super::data::DataFile;
+use super::layout::{Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DATA_FILE};
 use super::state::State;
 use super::{Backing, Qcow2, ReadOnly, tables};
 use crate::cache::Cache;
@@ -52,12 +53,15 @@ impl Qcow2 {
             (Some(_), Some(disk)) => Backing::Open(disk),
             (Some(backing), None) => Backing::NotOpened { name: backing.name.clone() },
         };
+        let data = match (header.has(INCOMPATIBLE_DATA_FILE), options.parts.into_iter().next()) {
+            (false, _) => DataFile::Inside,
+            (true, Some(disk)) => DataFile::Open(disk),
+            (true, None) => DataFile::NotOpened { name: header.data_file.clone().unwrap_or_default() },
+        };
         let read_only = if options.read_only || options.snapshot.is_some() || file.is_read_only() {
             Some(ReadOnly::Opened)
         } else if header.has(INCOMPATIBLE_CORRUPT) {
             Some(ReadOnly::Corrupt)
-        } else if header.has(INCOMPATIBLE_EXTENDED_L2) {
-            Some(ReadOnly::ExtendedL2)
         } else {
             None
         };
@@ -70,6 +74,9 @@ impl Qcow2 {
             file,
             header,
             backing,
+            data,
+            data_changed: AtomicBool::new(false),
+            damaged: AtomicBool::new(false),
             read_only,
         })
     }

@@ -5,7 +5,8 @@ use vmwright_disk::ErrorKind;
 use super::Qcow2;
 use super::check::check;
 use super::layout::{
-    AT_AUTOCLEAR, AUTOCLEAR_BITMAPS, INCOMPATIBLE_DIRTY, OFFSET_MASK, REFTABLE_MASK, Version,
+    AT_AUTOCLEAR, AUTOCLEAR_BITMAPS, AUTOCLEAR_RAW_DATA_FILE, INCOMPATIBLE_DIRTY, OFFSET_MASK, REFTABLE_MASK,
+    Version,
 };
 use super::state::State;
 use super::tables::{self, BITMAP_IN_USE};
@@ -22,12 +23,16 @@ impl Qcow2 {
         if state.writer.ready {
             return Ok(());
         }
+        let data_len = self.data_file()?.len();
         if state.header.has(INCOMPATIBLE_DIRTY) {
             self.repair_dirty(&mut state)?;
         }
-        // What is damaged must be found before anything is changed.
+        // What is damaged or missing must be found before anything is changed.
         self.load_writer(&mut state)?;
         self.align_file()?;
+        if data_len < self.size() {
+            self.extend_data_file(self.size())?;
+        }
         state.writer.used_end = self.file.len();
         self.invalidate_bitmaps(&mut state)?;
         state.writer.ready = true;
@@ -130,7 +135,7 @@ impl Qcow2 {
                 changed = true;
             }
         }
-        let keep = state.header.autoclear & AUTOCLEAR_BITMAPS;
+        let keep = state.header.autoclear & (AUTOCLEAR_BITMAPS | AUTOCLEAR_RAW_DATA_FILE);
         if keep != state.header.autoclear {
             self.file.write_at(&keep.to_be_bytes(), AT_AUTOCLEAR)?;
             state.header.autoclear = keep;

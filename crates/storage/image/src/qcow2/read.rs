@@ -22,21 +22,10 @@ impl Qcow2 {
             match run.kind {
                 RunKind::Unallocated => self.read_backing(part, at)?,
                 RunKind::Zero => part.fill(0),
-                RunKind::Data { host, .. } => self.read_file(part, host)?,
+                RunKind::Data { host, .. } => self.read_data(part, host)?,
                 RunKind::Compressed { packed, skip } => self.read_packed(part, packed, skip)?,
             }
             done += run.len as usize;
-        }
-        Ok(())
-    }
-
-    /// Reads data clusters. The file may lack the end of its last cluster: what is missing is zeros.
-    fn read_file(&self, buf: &mut [u8], host: u64) -> Result<()> {
-        let there = self.file.len().saturating_sub(host).min(buf.len() as u64) as usize;
-        let (present, missing) = buf.split_at_mut(there);
-        missing.fill(0);
-        if !present.is_empty() {
-            self.file.read_at(present, host)?;
         }
         Ok(())
     }
@@ -112,13 +101,14 @@ impl Qcow2 {
         Ok(Extent { start: offset, len, kind, depth: 0 })
     }
 
-    /// How the file keeps `len` bytes of data clusters at `host`.
+    /// How `len` bytes of data clusters at `host` are kept.
     fn data_extent(&self, host: u64, len: u64) -> Result<(ExtentKind, u64)> {
-        let there = self.file.len().saturating_sub(host).min(len);
+        let file = self.data_file()?;
+        let there = file.len().saturating_sub(host).min(len);
         if there == 0 {
             return Ok((ExtentKind::Zero, len));
         }
-        let beneath = self.file.extent_at(host)?;
+        let beneath = file.extent_at(host)?;
         let kind = match beneath.kind {
             // A hole in the file: allocated here, and zeros.
             ExtentKind::Unallocated => ExtentKind::Zero,

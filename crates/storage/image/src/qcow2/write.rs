@@ -6,28 +6,21 @@
 //! part of a cluster, else      read the old content, write all of it to a new cluster, link it
 //! ```
 
+use std::ops::Range;
+
 use super::Qcow2;
 use super::alloc::Clusters;
-use super::layout::{COPIED, OFFSET_MASK};
-use super::map::{L2Entry, RunKind};
+use super::layout::COPIED;
+use super::map::{Cluster, L2Entry, Parts, RawEntry, RunKind};
 use super::state::State;
+use crate::Result;
 use crate::cache::Table;
-use crate::driver::Place;
 use crate::error::Reason;
-use crate::{Error, Result};
 
+/// What the host writes wholly or not at all.
+const SECTOR: u64 = 512;
 /// At most so many bytes of new clusters are written at a time.
 const MAX_STEP: u64 = 4 << 20;
-
-/// Whether a cluster that is written in part is zeros elsewhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Zeros {
-    No,
-    /// They have to be written.
-    Write,
-    /// They are in the file.
-    There,
-}
 
 impl Qcow2 {
     /// Writes `data`, which lies within the disk.
@@ -50,17 +43,19 @@ impl Qcow2 {
         let run = self.run_at(&state, offset, data.len() as u64)?;
         if let RunKind::Data { host, exclusive: true } = run.kind {
             self.check_not_metadata(&state, host, run.len)?;
-            self.file.write_at(&data[..run.len as usize], host)?;
+            self.write_data(&data[..run.len as usize], host)?;
             return Ok(run.len as usize);
         }
-        let kept = matches!(self.entry(&state, offset)?, L2Entry::Zero { host: Some(_), .. });
+        let kept = match self.cluster_at(&state, offset)? {
+            Cluster::Plain(parts) => parts.own_host().is_some(),
+            Cluster::Compressed(_) => false,
+        };
         drop(state);
         let ends_disk = offset + run.len == self.size();
         let whole = if ends_disk { run.len } else { run.len - run.len % cluster_size };
         if !offset.is_multiple_of(cluster_size) || whole == 0 || kept {
             let len = (cluster_size - offset % cluster_size).min(data.len() as u64) as usize;
-            self.write_part(&data[..len], offset)?;
-            return Ok(len);
+            return self.write_part(&data[..len], offset);
         }
         let whole = whole.min(MAX_STEP.max(cluster_size));
         self.write_whole(&data[..whole as usize], offset)
@@ -73,99 +68,171 @@ impl Qcow2 {
         let clusters = {
             let mut state = self.write_state();
             self.relieve(&mut state)?;
-            self.allocate(&mut state.writer, wanted)?
+            self.allocate_data(&mut state.writer, offset, wanted)?
         };
         // Nobody else knows of these clusters, so they are written without keeping others waiting.
         let len = (data.len() as u64).min(clusters.count * cluster_size) as usize;
-        let written = self.write_padded(&data[..len], clusters);
+        let written = self.write_padded(&data[..len], offset, clusters);
         let mut state = self.write_state();
-        for index in 0..clusters.count {
-            let host = clusters.host + index * cluster_size;
-            if written.is_ok() {
-                self.link(&mut state, offset + index * cluster_size, host | COPIED, false)?;
-            } else {
-                self.release(&mut state.writer, L2Entry::Data { host, copied: true }, false)?;
+        match written {
+            Ok(()) => self.link_data(&mut state, offset, clusters)?,
+            Err(error) => {
+                self.release_new(&mut state, clusters)?;
+                return Err(error);
             }
         }
-        written.map(|()| len)
+        Ok(len)
     }
 
-    /// Writes data and fills the rest of its last cluster, past the end of the disk, with zeros.
-    fn write_padded(&self, data: &[u8], Clusters { host, fresh, .. }: Clusters) -> Result<()> {
-        self.file.write_at(data, host)?;
-        let rest = (data.len() as u64).next_multiple_of(self.header.cluster_size()) - data.len() as u64;
-        if rest > 0 && !fresh {
-            self.file.zero_at(host + data.len() as u64, rest)?;
+    /// Gives clusters back that were allocated and then not used.
+    fn release_new(&self, state: &mut State, Clusters { host, count, .. }: Clusters) -> Result<()> {
+        for index in 0..count {
+            let host = host + index * self.header.cluster_size();
+            self.release(&mut state.writer, L2Entry::Data { host, copied: true }, false)?;
         }
         Ok(())
     }
 
-    /// Writes within one cluster, keeping what else it holds.
-    fn write_part(&self, data: &[u8], offset: u64) -> Result<()> {
-        let cluster_size = self.header.cluster_size();
-        let skip = offset % cluster_size;
+    /// Writes data and fills the rest of its last cluster, past the end of the disk, with zeros.
+    fn write_padded(&self, data: &[u8], offset: u64, Clusters { host, fresh, .. }: Clusters) -> Result<()> {
+        self.write_data(data, host)?;
+        let len = data.len() as u64;
+        let in_last = len % self.header.cluster_size();
+        if in_last == 0 || fresh {
+            return Ok(());
+        }
+        self.zero_data(host + len, self.room(offset + len - in_last) - in_last)
+    }
+
+    /// Writes within one cluster, keeping what else it holds; answers how many bytes.
+    fn write_part(&self, data: &[u8], offset: u64) -> Result<usize> {
+        let skip = offset % self.header.cluster_size();
         let mut state = self.write_state();
         self.relieve(&mut state)?;
-        // The new content: all of it, or what differs from zeros that are there already.
-        let (host, zeros) = match self.entry(&state, offset)? {
-            L2Entry::Data { host, copied: true } => {
-                self.check_not_metadata(&state, host, cluster_size)?;
-                return Ok(self.file.write_at(data, host + skip)?);
-            }
-            L2Entry::Zero { host: Some(host), copied: true } => {
-                self.check_not_metadata(&state, host, cluster_size)?;
-                (host, Zeros::Write)
-            }
-            old => {
-                let zeros = self.reads_zeros(old, offset - skip)?;
-                let new = self.allocate(&mut state.writer, 1)?;
-                (
-                    new.host,
-                    if !zeros {
-                        Zeros::No
-                    } else if new.fresh {
-                        Zeros::There
-                    } else {
-                        Zeros::Write
-                    },
-                )
-            }
-        };
-        let filled = self.fill_cluster(&state, data, offset, host, zeros);
-        if let Err(error) = filled {
-            if self.entry(&state, offset)? != (L2Entry::Zero { host: Some(host), copied: true }) {
-                self.release(&mut state.writer, L2Entry::Data { host, copied: true }, false)?;
+        let cluster = self.cluster_at(&state, offset)?;
+        if let Cluster::Plain(parts) = cluster
+            && let Some(host) = parts.own_host()
+        {
+            self.check_not_metadata(&state, host, self.header.cluster_size())?;
+            return self.write_own(&mut state, data, offset, host, parts);
+        }
+        let start = offset - skip;
+        let new = self.allocate_data(&mut state.writer, start, 1)?;
+        if let Err(error) = self.fill_new(&mut state, data, offset, new, cluster) {
+            // The error may come from linking, too: what is linked must not be given back.
+            let linked = matches!(self.cluster_at(&state, start)?,
+                Cluster::Plain(parts) if parts.host == Some(new.host));
+            if !linked {
+                self.release_new(&mut state, new)?;
             }
             return Err(error);
         }
-        self.link(&mut state, offset - skip, host | COPIED, false)
+        Ok(data.len())
     }
 
-    /// Writes the cluster at `host` with what the disk holds there now, changed by `data`.
-    fn fill_cluster(&self, state: &State, data: &[u8], offset: u64, host: u64, zeros: Zeros) -> Result<()> {
-        let cluster_size = self.header.cluster_size();
-        let skip = offset % cluster_size;
-        if zeros == Zeros::Write {
-            self.file.zero_at(host, cluster_size)?;
+    /// Writes parts of a cluster that has its own place; answers how many bytes.
+    fn write_own(
+        &self,
+        state: &mut State,
+        data: &[u8],
+        offset: u64,
+        host: u64,
+        parts: Parts,
+    ) -> Result<usize> {
+        let skip = offset % self.header.cluster_size();
+        let first = (skip / self.part_size()) as u32;
+        let there = parts.allocated >> first & 1 != 0;
+        let alike = if there { parts.allocated } else { !parts.allocated & self.all_parts() };
+        let end = u64::from(first + (alike >> first).trailing_ones()) * self.part_size();
+        let data = &data[..(end - skip).min(data.len() as u64) as usize];
+        if there {
+            self.write_data(data, host + skip)?;
+            return Ok(data.len());
         }
-        if zeros != Zeros::No {
-            return Ok(self.file.write_at(data, host + skip)?);
-        }
-        let mut cluster = vec![0; cluster_size as usize];
+        let touched = self.touched_parts(skip, data.len() as u64);
+        self.write_touched(state, data, offset, host, false)?;
+        let (allocated, zero) = (parts.allocated | touched, parts.zero & !touched);
+        let entry = self.encode(Parts { host: Some(host), copied: true, allocated, zero });
+        self.link(state, offset - skip, entry, false)?;
+        Ok(data.len())
+    }
+
+    /// Lets a new cluster take the place of an old one, changed by `data`.
+    fn fill_new(
+        &self,
+        state: &mut State,
+        data: &[u8],
+        offset: u64,
+        new: Clusters,
+        old: Cluster,
+    ) -> Result<()> {
+        let skip = offset % self.header.cluster_size();
         let start = offset - skip;
-        let old_len = cluster_size.min(self.size() - start) as usize;
-        self.read(state, &mut cluster[..old_len], start)?;
-        cluster[skip as usize..][..data.len()].copy_from_slice(data);
-        Ok(self.file.write_at(&cluster, host)?)
+        let touched = self.touched_parts(skip, data.len() as u64);
+        let (allocated, zero) = match old {
+            Cluster::Plain(parts) => (parts.allocated, parts.zero),
+            Cluster::Compressed(_) => (self.all_parts(), 0),
+        };
+        self.write_touched(state, data, offset, new.host, new.fresh)?;
+        for part in runs(allocated & !touched) {
+            let (from, to) = (part.start * self.part_size(), part.end * self.part_size());
+            let bytes = self.old_bytes(state, start + from..start + to)?;
+            self.write_data(&bytes, new.host + from)?;
+        }
+        let (allocated, zero) = (allocated | touched, zero & !touched);
+        let entry = self.encode(Parts { host: Some(new.host), copied: true, allocated, zero });
+        self.link(state, start, entry, false)
     }
 
-    /// Whether a cluster is known to read as zeros.
-    pub(super) fn reads_zeros(&self, entry: L2Entry, start: u64) -> Result<bool> {
-        Ok(match entry {
-            L2Entry::Zero { .. } => true,
-            L2Entry::Unallocated => !self.shows_backing(start)?,
-            L2Entry::Data { .. } | L2Entry::Compressed(_) => false,
-        })
+    /// Writes `data` into the cluster at `host`, and around it the rest of the parts it touches as the disk shows
+    /// them now; `fresh` where the cluster is zeros so far.
+    fn write_touched(&self, state: &State, data: &[u8], offset: u64, host: u64, fresh: bool) -> Result<()> {
+        let skip = offset % self.header.cluster_size();
+        let (start, end) = (offset - skip, skip + data.len() as u64);
+        let head = skip - skip % self.part_size()..skip;
+        let tail = end..end.next_multiple_of(self.part_size()).min(self.room(start));
+        let zeros = [&head, &tail].map(|edge| self.shows_zeros(state, start + edge.start..start + edge.end));
+        let [head_zeros, tail_zeros] = zeros;
+        let (head_zeros, tail_zeros) = (head_zeros?, tail_zeros?);
+        if head_zeros && tail_zeros {
+            // Sectors are either as they were, or zeros, or written: the zeros beside the data are written with it.
+            let (from, to) = (skip - skip % SECTOR, end.next_multiple_of(SECTOR).min(tail.end));
+            if fresh {
+                return self.write_data(data, host + skip);
+            }
+            self.zero_data(host + head.start, from - head.start)?;
+            self.zero_data(host + to, tail.end - to)?;
+            let mut bytes = vec![0; (to - from) as usize];
+            bytes[(skip - from) as usize..][..data.len()].copy_from_slice(data);
+            return self.write_data(&bytes, host + from);
+        }
+        let mut bytes = self.old_bytes(state, start + head.start..start + head.end)?;
+        bytes.extend_from_slice(data);
+        bytes.extend_from_slice(&self.old_bytes(state, start + tail.start..start + tail.end)?);
+        self.write_data(&bytes, host + head.start)
+    }
+
+    /// What the disk shows in a range, with zeros past its end.
+    fn old_bytes(&self, state: &State, range: Range<u64>) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        let there = self.size().saturating_sub(range.start).min(bytes.len() as u64) as usize;
+        self.read(state, &mut bytes[..there], range.start)?;
+        Ok(bytes)
+    }
+
+    /// Whether a range within one cluster is known to read as zeros; what is past the end of the disk is.
+    fn shows_zeros(&self, state: &State, range: Range<u64>) -> Result<bool> {
+        let (mut at, end) = (range.start, range.end.min(self.size()));
+        while at < end {
+            let run = self.run_at(state, at, end - at)?;
+            match run.kind {
+                RunKind::Zero => {}
+                RunKind::Unallocated if !self.shows_backing(at)? => {}
+                _ => return Ok(false),
+            }
+            at += run.len;
+        }
+        Ok(true)
     }
 
     /// Whether the backing file would show at `offset` if nothing were allocated here.
@@ -173,38 +240,67 @@ impl Qcow2 {
         Ok(self.backing()?.is_some_and(|backing| offset < backing.len()))
     }
 
-    /// Refuses to write data over tables, as a damaged image might ask for.
-    pub(super) fn check_not_metadata(&self, state: &State, host: u64, len: u64) -> Result<()> {
-        let bits = self.header.cluster_bits;
-        let mut clusters = host >> bits..=(host + len - 1) >> bits;
-        match clusters.find(|cluster| state.writer.metadata.contains(cluster)) {
-            Some(cluster) => {
-                let expected = "no data where tables are";
-                Err(Error::corrupt("a data cluster", cluster << bits, expected, host))
-            }
-            None => Ok(()),
-        }
+    /// Lets the cluster at `offset` of the disk be what `entry` says, and releases what was there.
+    pub(super) fn link(&self, state: &mut State, offset: u64, entry: RawEntry, punch: bool) -> Result<()> {
+        self.link_run(state, offset, 1, &|_| entry, punch).map(|_| ())
     }
 
-    /// Lets the disk at `offset` be what `raw`, an L2 entry, says, and releases what was there.
-    pub(super) fn link(&self, state: &mut State, offset: u64, raw: u64, punch: bool) -> Result<()> {
-        let old = self.entry(state, offset)?;
+    /// Lets clusters of the disk from `offset` on be the new ones in a row.
+    pub(super) fn link_data(&self, state: &mut State, offset: u64, new: Clusters) -> Result<()> {
+        let cluster_size = self.header.cluster_size();
+        let mut done = 0;
+        while done < new.count {
+            let entry = |index: u64| self.encode_data(new.host + (done + index) * cluster_size);
+            done += self.link_run(state, offset + done * cluster_size, new.count - done, &entry, false)?;
+        }
+        Ok(())
+    }
+
+    /// Changes 1 to `count` entries from the one of `offset` on, as many as are in one slice of a table; answers how
+    /// many.
+    pub(super) fn link_run(
+        &self,
+        state: &mut State,
+        offset: u64,
+        count: u64,
+        entry: &dyn Fn(u64) -> RawEntry,
+        punch: bool,
+    ) -> Result<u64> {
         let table = self.own_l2_table(state, offset)?;
         let at = self.l2_entry_at(table, offset);
         let slice_at = at - at % self.cache.slice_len();
-        let index = (at - slice_at) as usize;
-        if !self.keeps(old, raw) {
-            self.release(&mut state.writer, old, punch)?;
+        let (first, size) = ((at - slice_at) as usize, self.l2_entry_size() as usize);
+        let count = count.min((self.cache.slice_len() - first as u64) / size as u64);
+        let slice = self.cache.get(&*self.file, Table::L2, slice_at)?;
+        let mut freed = Vec::new();
+        for index in 0..count {
+            let place = first + index as usize * size;
+            let old = self.parse_l2(super::map::read_u64(&slice, place), slice_at + place as u64)?;
+            if !self.keeps(old, entry(index).word) {
+                self.list_released(&state.writer, old, punch, &mut freed)?;
+            }
         }
+        drop(slice);
         self.cache.modify(&*self.file, Table::L2, slice_at, |bytes| {
-            bytes[index..index + 8].copy_from_slice(&raw.to_be_bytes());
-        })
+            for index in 0..count {
+                let RawEntry { word, bitmap } = entry(index);
+                let place = &mut bytes[first + index as usize * size..][..size];
+                place[..8].copy_from_slice(&word.to_be_bytes());
+                if let Some(second) = place.get_mut(8..16) {
+                    second.copy_from_slice(&bitmap.to_be_bytes());
+                }
+            }
+        })?;
+        state.writer.freed.extend(freed);
+        Ok(count)
     }
 
     /// Whether a new entry goes on using the cluster of the old one.
-    fn keeps(&self, old: L2Entry, raw: u64) -> bool {
+    fn keeps(&self, old: L2Entry, word: u64) -> bool {
         match old {
-            L2Entry::Data { host, .. } | L2Entry::Zero { host: Some(host), .. } => raw & OFFSET_MASK == host,
+            L2Entry::Data { host, .. } | L2Entry::Zero { host: Some(host), .. } => {
+                word & super::layout::COMPRESSED == 0 && word & super::layout::OFFSET_MASK == host
+            }
             _ => false,
         }
     }
@@ -236,7 +332,7 @@ impl Qcow2 {
         let mut bytes = vec![0; self.header.cluster_size() as usize];
         self.file.read_at(&mut bytes, table)?;
         // What a shared table points to is shared as well, whatever the flags say.
-        for entry in bytes.chunks_exact_mut(8) {
+        for entry in bytes.chunks_exact_mut(self.l2_entry_size() as usize) {
             entry[0] &= !(COPIED >> 56) as u8;
         }
         let new = self.allocate_table(&mut state.writer)?;
@@ -253,8 +349,8 @@ impl Qcow2 {
         let len = packed.len() as u64;
         let host = self.place_packed(&mut state, len)?;
         self.file.write_at(packed, host)?;
-        let raw = super::map::Packed::encode(host, len, self.header.cluster_bits);
-        self.link(&mut state, offset, raw, false)
+        let word = super::map::Packed::encode(host, len, self.header.cluster_bits);
+        self.link(&mut state, offset, RawEntry { word, bitmap: 0 }, false)
     }
 
     /// Finds room for `len` bytes, less than a cluster: behind the last compressed cluster, or in a new one.
@@ -280,35 +376,24 @@ impl Qcow2 {
         writer.pack_at = host + len;
         Ok(host)
     }
+}
 
-    /// Gives every cluster of an empty disk a place, without writing it.
-    pub(crate) fn preallocate(&self) -> Result<()> {
-        self.place_clusters(0, self.header.size, |_| {})?;
-        self.sync()
-    }
+/// The runs of set bits.
+fn runs(bits: u32) -> impl Iterator<Item = Range<u64>> {
+    let set = move |bit: &u64| bits >> bit & 1 != 0;
+    let begins = move |bit: &u64| set(bit) && (*bit == 0 || !set(&(bit - 1)));
+    (0..32).filter(begins).map(move |start| start..start + u64::from((bits >> start).trailing_ones()))
+}
 
-    /// Gives the clusters of a range that holds nothing so far a place; they read as zeros until they are written.
-    pub(super) fn place_clusters(&self, start: u64, len: u64, mut placed: impl FnMut(Place)) -> Result<()> {
-        self.prepare()?;
-        let cluster_size = self.header.cluster_size();
-        let end = start + len;
-        let mut offset = start - start % cluster_size;
-        while offset < end {
-            let mut state = self.write_state();
-            self.relieve(&mut state)?;
-            let wanted = (end - offset).div_ceil(cluster_size).min(1024);
-            let clusters = self.allocate(&mut state.writer, wanted)?;
-            if !clusters.fresh {
-                self.file.zero_at(clusters.host, clusters.count * cluster_size)?;
-            }
-            for index in 0..clusters.count {
-                let host = clusters.host + index * cluster_size;
-                self.link(&mut state, offset + index * cluster_size, host | COPIED, false)?;
-            }
-            let covered = (clusters.count * cluster_size).min(end - offset);
-            placed(Place { offset, host: clusters.host, len: covered });
-            offset += clusters.count * cluster_size;
-        }
-        Ok(())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_set_bits_are_found() {
+        assert_eq!(runs(0b1011_0001).collect::<Vec<_>>(), [0..1, 4..6, 7..8]);
+        assert_eq!(runs(u32::MAX).collect::<Vec<_>>(), [0..32]);
+        assert_eq!(runs(1 << 31).collect::<Vec<_>>(), [31..32]);
+        assert_eq!(runs(0).count(), 0);
     }
 }

@@ -78,9 +78,11 @@ pub(crate) fn sample(cluster_bits: u32, refcount_bits: u32) -> Vec<u8> {
     bytes
 }
 
-/// Damages must be called corrupt (or unsupported, or full), not a mistake of the caller and not the host's.
+/// Damages must be called corrupt (or unsupported, or full, or in want of a data file), not a mistake of the caller
+/// and not the host's.
 fn assert_kind(kind: ErrorKind, about: &str) {
-    let allowed = [ErrorKind::Corrupt, ErrorKind::Unsupported, ErrorKind::NoSpace, ErrorKind::ReadOnly];
+    use ErrorKind::{Corrupt, NoSpace, NotFound, ReadOnly, Unsupported};
+    let allowed = [Corrupt, Unsupported, NoSpace, ReadOnly, NotFound];
     assert!(allowed.contains(&kind), "{about}: {kind:?}");
 }
 

@@ -1,0 +1,247 @@
+//! Every combination of what qcow2 can be, made by QEMU and written by us, and made by us and written by QEMU.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+
+use support::*;
+use vmwright_disk::Disk;
+use vmwright_image::{BackingFile, CreateOptions, Format, Layout, create};
+use vmwright_judges::need;
+
+/// One combination of options, as `-o` takes them.
+#[derive(Debug, Clone)]
+struct Combination {
+    options: Vec<String>,
+    cluster_size: u64,
+    backing: bool,
+    data_file: bool,
+}
+
+/// Every combination that QEMU allows, thinned out evenly so that every pair of options stays.
+fn combinations(keep: u64) -> Vec<Combination> {
+    let mut all = Vec::new();
+    for cluster_size in [512u64, 4096, 16384, 65536, 2 << 20] {
+        for compat in ["0.10", "1.1"] {
+            for refcount_bits in [1, 16, 64] {
+                for extended in [false, true] {
+                    for data in ["", "file", "raw"] {
+                        for compression in ["zlib", "zstd"] {
+                            for preallocation in ["off", "metadata", "falloc", "full"] {
+                                for backing in [false, true] {
+                                    all.extend(combination(
+                                        cluster_size,
+                                        compat,
+                                        refcount_bits,
+                                        extended,
+                                        data,
+                                        compression,
+                                        preallocation,
+                                        backing,
+                                    ));
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+    let mut numbers = Numbers(99);
+    all.retain(|_| keep == 0 || numbers.below(keep) == 0);
+    all
+}
+
+#[allow(clippy::too_many_arguments, reason = "one for each option")]
+fn combination(
+    cluster_size: u64,
+    compat: &str,
+    refcount_bits: u32,
+    extended: bool,
+    data: &str,
+    compression: &str,
+    preallocation: &str,
+    backing: bool,
+) -> Option<Combination> {
+    let v3 = extended || !data.is_empty() || compression == "zstd" || refcount_bits != 16;
+    if compat == "0.10" && v3
+        || extended && cluster_size < 16384
+        || data == "raw" && backing
+        || backing && preallocation != "off" && !extended
+    {
+        return None;
+    }
+    let mut options = vec![
+        format!("cluster_size={cluster_size}"),
+        format!("compat={compat}"),
+        format!("preallocation={preallocation}"),
+    ];
+    if compat == "1.1" {
+        options.push(format!("refcount_bits={refcount_bits}"));
+        options.push(format!("compression_type={compression}"));
+        options.push(format!("extended_l2={}", if extended { "on" } else { "off" }));
+    }
+    if data == "raw" {
+        options.push("data_file_raw=on".to_owned());
+    }
+    Some(Combination { options, cluster_size, backing, data_file: !data.is_empty() })
+}
+
+fn thinned() -> Vec<Combination> {
+    combinations(if std::env::var_os("VMWRIGHT_TORTURE").is_some() { 0 } else { 20 })
+}
+
+struct Place {
+    folder: Folder,
+    path: PathBuf,
+    data: PathBuf,
+    base: PathBuf,
+    /// What the image shows when new.
+    model: Vec<u8>,
+}
+
+impl Place {
+    fn new(what: &Combination, numbers: &mut Numbers) -> Self {
+        let folder = Folder::new();
+        let path = |name: &str| folder.path(name);
+        let (image, data, base) = (path("image"), path("data"), path("base"));
+        let size = (what.cluster_size * 40).min(5 << 20) + 1536;
+        let mut model = Vec::new();
+        if what.backing {
+            model = numbers.bytes((size / 3 * 2 / 512 * 512) as usize);
+            std::fs::write(&base, &model).unwrap();
+        }
+        model.resize(size as usize, 0);
+        Self { folder, path: image, data, base, model }
+    }
+
+    fn options(&self, what: &Combination) -> Vec<String> {
+        let mut options = what.options.clone();
+        if what.data_file {
+            options.push(format!("data_file={}", self.data.display()));
+        }
+        options
+    }
+
+    fn make_with_qemu(&self, what: &Combination) {
+        let options = self.options(what).join(",");
+        let size = self.model.len();
+        match what.backing {
+            true => {
+                let command = format!("create -q -f qcow2 -o {options} -F raw -b {{}} {{}} {size}");
+                qemu_img(&command, &[&self.base, &self.path])
+            }
+            false => qemu_img(&format!("create -q -f qcow2 -o {options} {{}} {size}"), &[&self.path]),
+        };
+    }
+
+    fn make(&self, what: &Combination) {
+        let mut layout = Layout::new(Format::Qcow2);
+        for option in self.options(what) {
+            let (key, value) = option.split_once('=').unwrap();
+            layout.set(key, value).unwrap();
+        }
+        let mut create_options = CreateOptions::laid_out(layout, self.model.len() as u64);
+        create_options.backing = what.backing.then(|| BackingFile {
+            name: self.base.to_str().unwrap().to_owned(),
+            format: Some("raw".into()),
+        });
+        create(&self.path, &create_options, false).unwrap();
+    }
+
+    fn judge(&self, what: &Combination) {
+        check(&self.path);
+        assert!(content(&open(&self.path, true)) == self.model, "{what:?}: read back");
+        assert!(qemu_content(&self.path) == self.model, "{what:?}: as QEMU reads it");
+        if what.options.iter().any(|option| option == "data_file_raw=on") {
+            let data = std::fs::read(&self.data).unwrap();
+            let (there, rest) = data.split_at(self.model.len());
+            assert!(there == self.model, "{what:?}: the data file alone");
+            assert!(rest.iter().all(|byte| *byte == 0), "{what:?}: past the end of the disk");
+        }
+        let _ = &self.folder;
+    }
+
+    fn change(&mut self, what: &Combination, numbers: &mut Numbers) {
+        for small in [false, true] {
+            let image = if small { open_with_small_cache(&self.path) } else { open(&self.path, false) };
+            for _ in 0..12 {
+                let scale =
+                    if numbers.below(2) == 0 { what.cluster_size } else { (what.cluster_size / 32).max(512) };
+                change(&image, &mut self.model, numbers, scale);
+            }
+            image.flush().unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_qemu_makes_in_every_combination_is_written_right() {
+    need!("qemu-img");
+    let mut numbers = Numbers(11);
+    let combinations = thinned();
+    assert!(combinations.len() > 20, "only {}", combinations.len());
+    for what in combinations {
+        let mut place = Place::new(&what, &mut numbers);
+        place.make_with_qemu(&what);
+        assert!(content(&open(&place.path, true)) == place.model, "{what:?}: when new");
+        place.change(&what, &mut numbers);
+        place.judge(&what);
+    }
+}
+
+/// Lets QEMU write here and there.
+fn qemu_changes(path: &Path, model: &mut [u8], numbers: &mut Numbers) {
+    let mut commands = Vec::new();
+    for _ in 0..12 {
+        let offset = numbers.below(model.len() as u64 / 512) * 512;
+        let len = ((1 + numbers.below(200)) * 512).min(model.len() as u64 - offset);
+        let byte = numbers.below(255) as u8 + 1;
+        let range = offset as usize..(offset + len) as usize;
+        if numbers.below(4) == 0 {
+            commands.push(format!("write -z {offset} {len}"));
+            model[range].fill(0);
+        } else {
+            commands.push(format!("write -P {byte} {offset} {len}"));
+            model[range].fill(byte);
+        }
+    }
+    qemu_io(path, "qcow2", &commands.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_is_made_in_every_combination_is_written_by_qemu_and_read() {
+    need!("qemu-img", "qemu-io");
+    let mut numbers = Numbers(12);
+    for what in thinned() {
+        let mut place = Place::new(&what, &mut numbers);
+        place.make(&what);
+        place.judge(&what);
+        qemu_changes(&place.path, &mut place.model, &mut numbers);
+        place.judge(&what);
+        place.change(&what, &mut numbers);
+        place.judge(&what);
+    }
+}
+
+#[test]
+fn preallocated_images_have_their_space_and_read_as_zeros() {
+    need!("qemu-img");
+    let folder = Folder::new();
+    for (preallocation, space) in [("metadata", 0), ("falloc", 4 << 20), ("full", 4 << 20)] {
+        let path = folder.path(preallocation);
+        let mut layout = Layout::new(Format::Qcow2);
+        layout.set("preallocation", preallocation).unwrap();
+        create(&path, &CreateOptions::laid_out(layout, 4 << 20), false).unwrap();
+        check(&path);
+        let blocks = std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(&path).unwrap()) * 512;
+        assert!(blocks >= space && (space > 0 || blocks < 1 << 20), "{preallocation}: {blocks}");
+        let image = open(&path, false);
+        assert!(content(&image).iter().all(|byte| *byte == 0));
+        let len = std::fs::metadata(&path).unwrap().len();
+        image.write_at(&[7; 1 << 20], 1 << 20).unwrap();
+        image.flush().unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), len, "{preallocation}: nothing new is allocated");
+    }
+}
