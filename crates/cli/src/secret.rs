@@ -41,15 +41,20 @@ impl Secret {
 impl Secret {
     /// The passphrase of something that is made: from the file, or from the terminal, which is asked twice.
     pub(crate) fn for_new(&self, what: &str) -> anyhow::Result<Passphrase> {
-        match &self.passphrase_file {
-            Some(path) => read(path),
-            None => ask_new(what),
-        }
+        for_new(self.passphrase_file.as_deref(), what)
+    }
+}
+
+/// The passphrase of something that is made: from a file, or from the terminal, which is asked twice.
+pub(crate) fn for_new(file: Option<&Path>, what: &str) -> anyhow::Result<Passphrase> {
+    match file {
+        Some(path) => read(path),
+        None => ask_new(what),
     }
 }
 
 /// Reads a passphrase from a file, without the newline at its end.
-pub(crate) fn read(path: &Path) -> anyhow::Result<Passphrase> {
+fn read(path: &Path) -> anyhow::Result<Passphrase> {
     let attempt = || format!("cannot read the passphrase from {}", path.display());
     let mut bytes = Vec::new();
     let read = match path.to_str() {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use vmwright_disk::Disk;
-use vmwright_image::copy::compare;
+use vmwright_image::copy::{compare, compare_strictly};
 
 use super::bar::Bar;
 use super::source::Reading;
@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// The format of the other, instead of looking at its first bytes
     #[arg(short = 'F', long, value_enum, value_name = "FORMAT")]
     second_format: Option<FormatName>,
-    /// Also fail where one is longer, though the rest is zeros
+    /// Also fail where one is longer, though the rest is zeros, or stores what the other leaves out
     #[arg(short, long)]
     strict: bool,
     /// How many threads work
@@ -42,14 +42,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let second =
         args.reading.open_as(&args.second, Some(choice(args.second_format))).with_context(attempt)?;
     let bar = Bar::new();
-    let found = compare(&first, &second, args.threads.max(1), &|done, total| bar.show(done, total));
+    let how = if args.strict { compare_strictly } else { compare };
+    let found = how(&first, &second, args.threads.max(1), &|done, total| bar.show(done, total));
     bar.end();
     let found = found.with_context(attempt)?;
-    let same = found.first_difference.is_none() && (found.same_size || !args.strict);
+    let same = if args.strict { found.is_same() } else { found.first_difference.is_none() };
     if args.json {
         json(&found)?;
     } else if let Some(offset) = found.first_difference {
         line(format!("they differ: the first difference is at offset {offset}"))?;
+    } else if let Some(offset) = found.first_difference_in_allocation {
+        line(format!("they hold the same, but only one stores what is at offset {offset}"))?;
     } else if !found.same_size {
         let sizes = format!("{} and {} bytes", first.len(), second.len());
         line(format!("they hold the same, but differ in size ({sizes}); what one has more is zeros"))?;

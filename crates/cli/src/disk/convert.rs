@@ -1,18 +1,22 @@
 //! `vmwright disk convert`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
-use vmwright_disk::{Disk, Sharing, Transaction, TransactionOptions};
-use vmwright_image::Format;
-use vmwright_image::chain::{ChainOptions, open_in};
-use vmwright_image::copy::{ConvertOptions, convert};
+use clap::ValueEnum;
+use vmwright_disk::Disk;
+use vmwright_image::chain::{backing_name, list};
+use vmwright_image::copy::{Base, ConvertOptions, SourceIdentity, convert};
+use vmwright_image::{BackingFile, Format, Image};
 
 use super::bar::Bar;
+use super::source::Reading;
 use super::{FormatName, choice, options, or_force};
-use crate::gate::Backing;
-use crate::output::{line, size};
+use crate::failure::Failure;
+use crate::output::{json, line, note, parse_size, size};
+use crate::{secret, signals};
 
 /// What `disk convert` takes.
 #[derive(clap::Args)]
@@ -24,59 +28,156 @@ pub(crate) struct Args {
     /// The format to make
     #[arg(short = 'O', long, value_enum)]
     output_format: FormatName,
-    /// The format of the source, instead of looking at its first bytes
-    #[arg(short, long, value_enum)]
-    format: Option<FormatName>,
+    #[command(flatten)]
+    how: How,
+    /// Copy this internal snapshot, by its id or name, instead of what the disk holds now
+    #[arg(short = 'l', long, value_name = "SNAPSHOT")]
+    snapshot: Option<String>,
+    /// Only store what differs from this image, which the new one is based on, as it is to name it
+    #[arg(short = 'B', long, value_name = "BASE")]
+    base: Option<PathBuf>,
+    /// The format of the base, instead of looking at its first bytes
+    #[arg(short = 'F', long, value_enum, value_name = "FORMAT", requires = "base")]
+    base_format: Option<FormatName>,
+    /// The file of the passphrase for the new image, where that is encrypted; otherwise the terminal is asked
+    #[arg(long, value_name = "FILE")]
+    target_passphrase_file: Option<PathBuf>,
+    #[command(flatten)]
+    reading: Reading,
+}
+
+/// How an image is copied.
+#[derive(clap::Args)]
+pub(crate) struct How {
     /// Compress
     #[arg(short, long)]
     compress: bool,
-    /// An option of the format: cluster_size, compat, refcount_bits, lazy_refcounts, preallocation
+    /// How to compress, of a qcow2 image
+    #[arg(long, value_enum, requires = "compress")]
+    compression: Option<Compression>,
+    /// How hard to compress: 1 to 9 for deflate, 1 to 22 for zstd
+    #[arg(long, requires = "compress")]
+    level: Option<i32>,
+    /// An option of the format, by the name that qemu-img has for it; a wrong one is answered with the list
     #[arg(short, long = "option", value_name = "KEY=VALUE")]
     options: Vec<String>,
-    /// How many threads work
+    /// How many threads work; as many as there are processors where none is given
     #[arg(short = 'j', long, value_name = "THREADS")]
     threads: Option<usize>,
-    /// Replace an image that exists
+    /// Read the new image again at the end and compare it with what was read
+    #[arg(long)]
+    verify: bool,
+    /// Keep what was copied if the copy ends early, and go on from there the next time
+    #[arg(long)]
+    resume: bool,
+    /// Copy so many bytes in a second at most, such as 50M
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    rate_limit: Option<u64>,
+    /// Replace an image that exists, or overwrite a block device
     #[arg(long)]
     force: bool,
-    /// Read even though somebody is writing to the source; what is read may be torn
-    #[arg(short = 'U', long, help_heading = "Opening the disk")]
-    force_share: bool,
-    #[command(flatten)]
-    backing: Backing,
     /// Say what would be made, and make nothing
     #[arg(long)]
     dry_run: bool,
+    /// Answer in JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a qcow2 image is compressed.
+#[derive(Clone, Copy, ValueEnum)]
+enum Compression {
+    #[value(alias = "zlib")]
+    Deflate,
+    Zstd,
 }
 
 /// Copies the image.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let attempt = || format!("cannot convert {} to {}", args.source.display(), args.target.display());
-    let format: Format = args.output_format.into();
-    let mut wanted = ConvertOptions::new(format);
-    wanted.compress = args.compress;
-    wanted.force = args.force;
-    wanted.threads = args.threads.unwrap_or(wanted.threads).max(1);
-    for option in &args.options {
-        options::apply(&mut wanted.layout, option).with_context(attempt)?;
+    let mut wanted = args.how.options(args.output_format.into()).with_context(attempt)?;
+    let source = match &args.snapshot {
+        Some(snapshot) => args.reading.open_snapshot(&args.source, snapshot),
+        None => args.reading.open(&args.source),
+    };
+    let source = source.with_context(attempt)?;
+    wanted.base = args.base.as_ref().map(|base| open_base(args, base)).transpose().with_context(attempt)?;
+    if args.how.resume {
+        wanted.resume = Some(identity(args).with_context(attempt)?);
     }
-    let source = open(args).with_context(attempt)?;
-    if args.dry_run {
-        line(format!("would write {} ({format}, {})", args.target.display(), size(source.len())))?;
-        return Ok(ExitCode::SUCCESS);
+    if wanted.layout.is_encrypted() && !args.how.dry_run {
+        let what = format!("passphrase for {}", args.target.display());
+        let given = args.target_passphrase_file.as_deref();
+        wanted.secret = Some(secret::for_new(given, &what).with_context(attempt)?);
     }
-    let bar = Bar::new();
-    let made = convert(&*source, &args.target, &wanted, &|done, total| bar.show(done, total));
-    or_force(made).with_context(attempt)?;
-    bar.end();
+    args.how.copy(&source, &args.target, wanted).with_context(attempt)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Opens the source for reading, with a change showing that a crash broke off after it became durable.
-fn open(args: &Args) -> anyhow::Result<Box<dyn Disk>> {
-    let sharing = if args.force_share { Sharing::Forced } else { Sharing::Locked };
-    let transaction = Transaction::begin(TransactionOptions::default().sharing(sharing));
-    let how = ChainOptions::read_only();
-    let gate = args.backing.gate(&args.source, args.format.is_some())?;
-    Ok(Box::new(open_in(&transaction, &args.source, choice(args.format), &gate, how)?))
+impl How {
+    /// The options of a copy to `format`.
+    pub(crate) fn options(&self, format: Format) -> anyhow::Result<ConvertOptions> {
+        let mut wanted = ConvertOptions::new(format);
+        wanted.compress = self.compress;
+        wanted.level = self.level;
+        wanted.force = self.force;
+        wanted.verify = self.verify;
+        wanted.rate_limit = self.rate_limit.filter(|rate| *rate > 0);
+        wanted.threads = self.threads.unwrap_or(wanted.threads).max(1);
+        if let Some(compression) = self.compression {
+            if format != Format::Qcow2 {
+                return Err(Failure::usage(format!(
+                    "how the {format} format is compressed cannot be chosen"
+                )));
+            }
+            let name = if matches!(compression, Compression::Zstd) { "zstd" } else { "zlib" };
+            wanted.layout.set("compression_type", name)?;
+        }
+        for option in &self.options {
+            options::apply(&mut wanted.layout, option)?;
+        }
+        Ok(wanted)
+    }
+
+    /// Copies `source`, or says what would be made.
+    pub(crate) fn copy(
+        &self,
+        source: &Image,
+        target: &Path,
+        mut wanted: ConvertOptions,
+    ) -> anyhow::Result<()> {
+        if self.dry_run {
+            let format = wanted.layout.format();
+            return line(format!("would write {} ({format}, {})", target.display(), size(source.len())));
+        }
+        wanted.cancel = Some(signals::flag()?);
+        let bar = Bar::new();
+        let made = convert(source, target, &wanted, &|done, total| bar.show(done, total));
+        bar.end();
+        let made = or_force(made)?;
+        if made.resumed_from > 0 {
+            note(format!("went on where an earlier copy ended, at {}", size(made.resumed_from)));
+        }
+        if !made.atomic {
+            note(format!("{} was written in place, which is not all or nothing", target.display()));
+        }
+        if self.json { json(&made) } else { Ok(()) }
+    }
+}
+
+fn open_base(args: &Args, base: &Path) -> anyhow::Result<Base> {
+    let path = args.target.parent().unwrap_or(Path::new("")).join(base);
+    let image = args.reading.open_as(&path, Some(choice(args.base_format)))?;
+    let format = Some(image.format().qemu_name().to_owned());
+    Ok(Base { name: BackingFile { name: backing_name(base)?, format }, disk: Arc::new(image) })
+}
+
+/// Which files the source is kept in, its whole chain.
+fn identity(args: &Args) -> anyhow::Result<SourceIdentity> {
+    let opening = args.reading.opening();
+    let gate = opening.gate(&args.source)?;
+    let links = list(&args.reading.transaction(), &args.source, opening.choice(), &gate)?;
+    Ok(SourceIdentity::of_files(
+        links.iter().flat_map(|link| std::iter::once(&link.path).chain(&link.parts)),
+    )?)
 }

@@ -8,10 +8,12 @@ mod commit;
 mod compare;
 mod convert;
 mod create;
+mod encrypt;
 mod flatten;
 mod formats;
 mod info;
 mod map;
+mod measure;
 mod options;
 mod rebase;
 mod recover;
@@ -59,6 +61,12 @@ pub(crate) enum Verb {
     Bitmap(bitmap::Verb),
     /// Serve an image to any program that speaks NBD
     Serve(serve::Args),
+    /// Say how large a file a conversion would make
+    Measure(measure::Args),
+    /// Copy an image in encrypted form
+    Encrypt(encrypt::Encrypt),
+    /// Copy an encrypted image in plain form
+    Decrypt(encrypt::Decrypt),
     /// Say what each format can do, and why it cannot do the rest
     Formats(formats::Args),
     /// Finish or drop an edit that a crash broke off
@@ -82,6 +90,9 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Snapshot(verb) => snapshot::run(&verb),
         Verb::Bitmap(verb) => bitmap::run(&verb),
         Verb::Serve(args) => serve::run(&args),
+        Verb::Measure(args) => measure::run(&args),
+        Verb::Encrypt(args) => encrypt::encrypt(&args),
+        Verb::Decrypt(args) => encrypt::decrypt(&args),
         Verb::Formats(args) => formats::run(&args),
         Verb::Recover(args) => recover::run(&args),
     }

@@ -105,6 +105,14 @@ impl Reading {
         self.open_as(image, None)
     }
 
+    /// Opens an internal snapshot of the image, by its id or name, for reading.
+    pub(crate) fn open_snapshot(&self, image: &Path, snapshot: &str) -> anyhow::Result<Image> {
+        let snapshot = Some(snapshot.to_owned());
+        let how = ChainOptions { read_only: true, snapshot, ..self.opening.chain(image)? };
+        let gate = self.opening.gate(image)?;
+        Ok(open_in(&self.transaction(), image, self.opening.choice(), &gate, how)?)
+    }
+
     /// Opens another image in the same way, but for its format.
     pub(crate) fn open_as(&self, image: &Path, choice: Option<FormatChoice>) -> anyhow::Result<Image> {
         let how = ChainOptions { read_only: true, ..self.opening.chain(image)? };

@@ -250,6 +250,8 @@ pub struct ChainLink {
     pub format: Format,
     /// Which host file it is.
     pub id: FileId,
+    /// Where its further files are, for an image that is spread over several.
+    pub parts: Vec<PathBuf>,
 }
 
 /// The images of a chain from the top down, as far as `gate` lets them be opened.
@@ -260,7 +262,8 @@ pub fn list(
     gate: &dyn Gate,
 ) -> Result<Vec<ChainLink>> {
     let links = walk(transaction, path, choice, gate, Access::Read, |_| false)?;
-    let link = |link: Link| ChainLink { path: link.path, format: link.format, id: link.id };
+    let link =
+        |link: Link| ChainLink { path: link.path, format: link.format, id: link.id, parts: link.part_paths };
     Ok(links.into_iter().map(link).collect())
 }
 
@@ -303,6 +306,7 @@ struct Link {
     id: FileId,
     file: Arc<dyn Disk>,
     parts: Vec<Arc<dyn Disk>>,
+    part_paths: Vec<PathBuf>,
     format: Format,
     expects: Option<ContentId>,
     read_only: bool,
@@ -332,11 +336,13 @@ impl Walk<'_> {
             if HostFile::open_forced(&part)?.id() == id {
                 return Err(Reason::ChainLoop { name: name.clone() }.into());
             }
-            Ok(self.transaction.open(&part, access)?)
+            let disk = self.transaction.open(&part, access)?;
+            Ok((disk, part))
         };
-        let parts = parts.iter().map(open).collect::<Result<_>>()?;
+        let parts = parts.iter().map(open).collect::<Result<Vec<_>>>()?;
+        let (parts, part_paths) = parts.into_iter().unzip();
         let (path, expects, read_only) = (path.clone(), below.expects, access == Access::Read);
-        Ok((Link { path, id, file, parts, format, expects, read_only }, parent))
+        Ok((Link { path, id, file, parts, part_paths, format, expects, read_only }, parent))
     }
 
     /// The first place of those that an image names where its parent is.

@@ -1,0 +1,66 @@
+//! `vmwright disk measure`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use vmwright_disk::{Disk, MemDisk};
+use vmwright_image::copy::measure;
+use vmwright_image::{CreateOptions, Format};
+
+use super::source::Reading;
+use super::{FormatName, options};
+use crate::failure::Failure;
+use crate::output::{json, parse_size, properties, size};
+
+/// What `disk measure` takes.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The image that would be converted
+    #[arg(required_unless_present = "size")]
+    image: Option<PathBuf>,
+    /// The size of a new disk, instead of an image
+    #[arg(long, value_parser = parse_size, conflicts_with = "image")]
+    size: Option<u64>,
+    /// The format that would be made
+    #[arg(short = 'O', long, value_enum)]
+    output_format: FormatName,
+    /// An option of the format, by the name that qemu-img has for it
+    #[arg(short, long = "option", value_name = "KEY=VALUE")]
+    options: Vec<String>,
+    #[command(flatten)]
+    reading: Reading,
+    /// Answer in JSON, as `qemu-img measure` does
+    #[arg(long)]
+    json: bool,
+}
+
+/// Says how large a file a conversion would make.
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let attempt = || "cannot measure".to_owned();
+    let format: Format = args.output_format.into();
+    let source: Box<dyn Disk> = match (&args.image, args.size) {
+        (Some(image), _) => Box::new(args.reading.open(image).with_context(attempt)?),
+        (None, Some(bytes)) => {
+            let empty = MemDisk::new(0);
+            empty.set_len(bytes).with_context(attempt)?;
+            Box::new(empty)
+        }
+        (None, None) => return Err(Failure::usage("an image or a size is needed")),
+    };
+    let mut target = CreateOptions::new(format, source.len());
+    for option in &args.options {
+        options::apply(&mut target.layout, option).with_context(attempt)?;
+    }
+    let measured = measure(&*source, &target).with_context(attempt)?;
+    if args.json {
+        json(&measured)?;
+    } else {
+        let exact = |bytes| format!("{} ({bytes} bytes)", size(bytes));
+        properties(&[
+            ("required", Some(exact(measured.required))),
+            ("fully allocated", Some(exact(measured.fully_allocated))),
+        ])?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
