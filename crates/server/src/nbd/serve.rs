@@ -174,11 +174,12 @@ impl Shared<'_> {
         }
         let serve = move || {
             // A disk that gives up must not take other clients with it.
-            if catch_unwind(AssertUnwindSafe(|| client::serve(self, number, &wire))).is_err() {
-                wire.hang_up();
+            let served = catch_unwind(AssertUnwindSafe(|| client::serve(self, number, &wire)));
+            wire.hang_up();
+            self.part_with(number);
+            if served.is_err() {
                 config.tell(&Event::Gone { client: number, cause: Cause::Panicked });
             }
-            self.part_with(number);
         };
         let thread = std::thread::Builder::new().name(format!("nbd-{number}"));
         if let Err(error) = thread.spawn_scoped(scope, serve) {

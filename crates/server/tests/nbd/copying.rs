@@ -1,4 +1,5 @@
 //! Whole disks in and out.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
 
 use vmwright_image::Format;
 use vmwright_judges::{need, run};

@@ -130,10 +130,15 @@ impl<'a> Outbox<'a> {
         let result = write_all(self.transport, parts);
         let Err(error) = result else { return Ok(()) };
         // Whatever followed a message that is there in part would be taken for the rest of it.
-        self.broken.store(true, Ordering::Release);
+        self.give_up();
         drop(writing);
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-        self.transport.hang_up();
         Err(Broken)
+    }
+
+    /// Answers nothing any more, and ends the connection.
+    pub(crate) fn give_up(&self) {
+        self.broken.store(true, Ordering::Release);
+        self.transport.hang_up();
     }
 }

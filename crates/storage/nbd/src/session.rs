@@ -89,7 +89,7 @@ impl Session {
     /// Carries requests out until the client goes, the connection breaks or the observer says to stop.
     ///
     /// Every request that was received whole is carried out and answered before this returns. Nothing is flushed that
-    /// the client did not ask to be.
+    /// the client did not ask to be. Should the disk panic, so does this, once the connection has ended.
     pub fn run(
         &self,
         transport: &dyn Transport,
@@ -163,6 +163,8 @@ impl Shared<'_> {
     }
 
     fn carry_out(&self, incoming: Incoming<'_>) {
+        // Should the disk's code give up, the thread that waits for requests must not wait on.
+        let _end_if_panicking = HangUp(&self.out);
         let Incoming { cookie, request, data } = incoming;
         let count = |counter: &AtomicU64, by: u64| {
             counter.fetch_add(by, Ordering::Relaxed);
@@ -202,6 +204,17 @@ impl Shared<'_> {
 
     pub(crate) fn note_change(&self) {
         self.counts.changed.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Ends the connection when dropped while its thread panics.
+struct HangUp<'a>(&'a Outbox<'a>);
+
+impl Drop for HangUp<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.give_up();
+        }
     }
 }
 

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used, clippy::panic, reason = "these are tests")]
+
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
