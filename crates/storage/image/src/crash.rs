@@ -40,13 +40,26 @@ impl Model {
         }
     }
 
-    fn allows(&self, bytes: &[u8]) -> Result<(), usize> {
+    /// Whether a guest may find these bytes; `torn` if a write may have stopped within a sector.
+    fn allows(&self, bytes: &[u8], torn: bool) -> Result<(), usize> {
         let mut sectors = bytes.chunks(SECTOR).zip(&self.possible);
-        match sectors.position(|(sector, possible)| !possible.contains(sector)) {
+        let fits = |sector: &[u8], possible: &HashSet<Vec<u8>>| {
+            possible.contains(sector) || torn && is_torn(sector, possible)
+        };
+        match sectors.position(|(sector, possible)| !fits(sector, possible)) {
             Some(index) => Err(index * SECTOR),
             None => Ok(()),
         }
     }
+}
+
+/// Whether a sector begins as one of these and ends as another.
+fn is_torn(sector: &[u8], possible: &HashSet<Vec<u8>>) -> bool {
+    let same = |pairs: &mut dyn Iterator<Item = (&u8, &u8)>| pairs.take_while(|(a, b)| a == b).count();
+    let begins = possible.iter().map(|old| same(&mut sector.iter().zip(old))).max().unwrap_or(0);
+    let ends =
+        possible.iter().map(|new| same(&mut sector.iter().rev().zip(new.iter().rev()))).max().unwrap_or(0);
+    begins + ends >= sector.len()
 }
 
 /// One change.
@@ -126,14 +139,14 @@ fn run(case: &Case, file: Arc<dyn Disk>) -> Model {
 }
 
 /// The image after a crash must open, be safe to use, and hold what a guest may find.
-fn judge(case: &Case, bytes: Vec<u8>, model: &Model, about: &str) {
+fn judge(case: &Case, bytes: Vec<u8>, model: &Model, torn: bool, about: &str) {
     let file = Arc::new(MemDisk::from_bytes(bytes));
     let image = Image::open(file, case.choice(), OpenOptions::default())
         .unwrap_or_else(|error| panic!("{about}: {error}"));
     assert_safe(&image, about);
     let mut content = vec![0; image.len() as usize];
     image.read_at(&mut content, 0).unwrap();
-    if let Err(offset) = model.allows(&content) {
+    if let Err(offset) = model.allows(&content, torn) {
         panic!("{about}: the sector at {offset} begins with {:?}", &content[offset..offset + 4]);
     }
 }
@@ -188,7 +201,7 @@ impl Case {
                     if let Some(format) = format.filter(|_| index == 1 && nth % 4 == 0) {
                         qemu_judges(format, &after, &about);
                     }
-                    judge(self, after, &model, &about);
+                    judge(self, after, &model, matches!(fault, Fault::Tear(_)), &about);
                 }
             }
         }

@@ -62,6 +62,8 @@ pub enum FormatInfo {
     Qcow2(Qcow2Info),
     /// Of LUKS.
     Luks(LuksInfo),
+    /// Of VHD.
+    Vpc(VhdInfo),
 }
 
 /// What only qcow2 has.
@@ -137,6 +139,25 @@ pub struct LuksSlotInfo {
     pub stripes: Option<u32>,
     /// Where its key material begins, in bytes.
     pub key_offset: u64,
+}
+
+/// What only VHD has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct VhdInfo {
+    /// `fixed`, `dynamic` or `differencing`.
+    pub subformat: &'static str,
+    /// The mark of the program that made the image.
+    pub creator: String,
+    /// What says the size of the disk for images of this program: `geometry` or `current-size`.
+    pub size_by: &'static str,
+    /// The unique id, by which a child knows its parent.
+    pub unique_id: String,
+    /// Whether the saved state of a machine belongs to the image.
+    pub saved_state: bool,
+    /// Whether the footer at the end is damaged or missing, so that its copy at the head stands in for it.
+    pub footer_lost: bool,
 }
 
 /// One internal snapshot.

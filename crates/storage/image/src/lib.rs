@@ -25,6 +25,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod blocks;
 mod cache;
 pub mod chain;
 pub mod copy;
@@ -51,6 +52,7 @@ pub use format::{Format, FormatChoice, probe};
 pub use image::{BackingFile, Image, OpenOptions, check, describe};
 pub use info::{
     BitmapInfo, CheckReport, FormatInfo, ImageInfo, LuksInfo, LuksSlotInfo, Qcow2Info, Repair, SnapshotInfo,
+    VhdInfo,
 };
 pub use luks::{Chaining, IvGenerator, LuksOptions};
 pub use qcow2::bitmaps::{Bitmaps, DirtyRun};
@@ -59,7 +61,7 @@ pub use qcow2::options::{Compat, Preallocation, Qcow2Options};
 pub use qcow2::snapshots::Snapshots;
 pub use raw::RawOptions;
 pub use vdi::VdiOptions;
-pub use vhd::VhdOptions;
+pub use vhd::{VhdOptions, VhdSubformat};
 pub use vhdx::VhdxOptions;
 pub use vmdk::VmdkOptions;
 
