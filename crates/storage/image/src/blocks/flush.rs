@@ -8,7 +8,7 @@
 //! A step without changes is left out together with its flush.
 
 use super::bitmaps::Bitmaps;
-use super::{Blocks, FREE, Frame, SECTOR, State};
+use super::{Blocks, Frame, SECTOR, State};
 use crate::Result;
 use crate::error::Reason;
 
@@ -158,10 +158,5 @@ impl<F: Frame> Blocks<F> {
         }
         state.changed = false;
         Ok(())
-    }
-
-    /// Whether no block has a place.
-    pub(crate) fn is_empty(&self, state: &State) -> bool {
-        state.map.table.iter().all(|raw| *raw == FREE)
     }
 }

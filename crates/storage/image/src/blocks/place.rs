@@ -4,6 +4,7 @@ use vmwright_disk::ErrorKind;
 
 use super::{Blocks, FREE, Frame, SECTOR, State};
 use crate::Result;
+use crate::driver::{Place, Placing};
 use crate::error::Reason;
 
 impl<F: Frame> Blocks<F> {
@@ -69,18 +70,27 @@ impl<F: Frame> Blocks<F> {
         self.frame.say_end(&*self.file, end, blocks)
     }
 
-    /// Gives every block of a range its place, in order.
-    pub(crate) fn place(&self, offset: u64, len: u64) -> Result<()> {
+    /// Gives every block of a range its place, in order, and says where that is.
+    pub(crate) fn place(&self, offset: u64, len: u64, places: &mut Vec<Place>) -> Result<Placing> {
+        if self.bitmaps.is_some() {
+            // What is written must be noted sector by sector.
+            return Ok(Placing::InOrder);
+        }
         self.prepare()?;
         let mut done = 0;
         while done < len {
+            let at = offset + done;
             let mut state = self.write_state();
-            let (block, raw) = self.entry(&state.map, offset + done)?;
+            let (block, raw) = self.entry(&state.map, at)?;
             if !self.shape.is_place(raw) {
                 self.allocate(&mut state, block)?;
             }
-            done += self.within_block(offset + done, len - done);
+            let raw = self.entry(&state.map, at)?.1;
+            let host = self.data_at(&state.map, raw) + at % self.shape.block_size;
+            let len = self.within_block(at, len - done);
+            places.push(Place { offset: at, host, len });
+            done += len;
         }
-        Ok(())
+        Ok(Placing::Plain)
     }
 }

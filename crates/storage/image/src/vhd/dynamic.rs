@@ -6,11 +6,11 @@ use vmwright_disk::{Disk, ErrorKind, Extent};
 
 use super::layout::{FOOTER, Footer, Header, Kind, MAX_SIZE};
 use super::open::{self, Ends};
-use super::{check, exact, locators};
+use super::{VhdOptions, VhdSubformat, check, exact, geometry, locators};
 use crate::blocks::{Backing, Blocks, Frame, MAX_TABLE, SECTOR, State};
-use crate::driver::{ContentId, Driver};
+use crate::driver::{ContentId, Driver, Place, Placing};
 use crate::info::{CheckReport, ImageInfo, Repair};
-use crate::{BackingFile, Error, OpenOptions, Result};
+use crate::{BackingFile, Error, Layout, OpenOptions, Result};
 
 /// The footer as it is now, which moves ahead of new blocks.
 pub(super) struct Tail(Mutex<Footer>);
@@ -173,9 +173,18 @@ impl Driver for Dynamic {
         self.blocks.make_empty()
     }
 
-    fn place(&self, offset: u64, len: u64) -> Result<bool> {
-        self.blocks.place(offset, len)?;
-        Ok(true)
+    fn place(&self, offset: u64, len: u64, places: &mut Vec<Place>) -> Result<Placing> {
+        self.blocks.place(offset, len, places)
+    }
+
+    fn layout(&self) -> Layout {
+        let footer = self.blocks.frame.footer();
+        Layout::Vhd(VhdOptions {
+            subformat: VhdSubformat::Dynamic,
+            force_size: !geometry::is_by_geometry(footer.creator()),
+            block_size: self.blocks.shape.block_size as u32,
+            ..VhdOptions::default()
+        })
     }
 }
 

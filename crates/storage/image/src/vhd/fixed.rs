@@ -7,11 +7,11 @@ use vmwright_disk::{Disk, Extent, ExtentKind, check_range};
 
 use super::layout::{FOOTER, Footer, MAX_SIZE};
 use super::open::Ends;
-use super::{check, exact};
+use super::{VhdOptions, VhdSubformat, check, exact, geometry};
 use crate::driver::{ContentId, Driver};
 use crate::error::Reason;
 use crate::info::{CheckReport, ImageInfo, Repair};
-use crate::{Error, OpenOptions, Result};
+use crate::{Error, Layout, OpenOptions, Result};
 
 /// An open image of fixed size.
 pub(super) struct Fixed {
@@ -82,6 +82,11 @@ impl Driver for Fixed {
 
     fn check(&self, repair: Repair) -> Result<CheckReport> {
         check::fixed(&*self.file, repair == Repair::All && !self.read_only)
+    }
+
+    fn layout(&self) -> Layout {
+        let force_size = !geometry::is_by_geometry(self.footer().creator());
+        Layout::Vhd(VhdOptions { subformat: VhdSubformat::Fixed, force_size, ..VhdOptions::default() })
     }
 
     fn content_id(&self) -> Result<Option<ContentId>> {
