@@ -150,6 +150,27 @@ impl Qcow2 {
         }
     }
 
+    /// Allocates `count` clusters in a row, whose content is unknown; for tables, answers where they begin.
+    pub(super) fn allocate_row(&self, writer: &mut Writer, count: u64) -> Result<u64> {
+        let mut first = self.next_free(writer, writer.first_free)?;
+        let mut found = 0;
+        while found < count {
+            let next = first + found;
+            if self.cover(writer, next)? || self.refcount(writer, next)? > 0 {
+                first = self.next_free(writer, next + 1)?;
+                found = 0;
+            } else {
+                found += 1;
+            }
+        }
+        self.claim(writer, first, count)?;
+        for cluster in first..first + count {
+            self.set_refcount(writer, cluster, 1)?;
+        }
+        writer.metadata.extend(first..first + count);
+        Ok(first << self.header.cluster_bits)
+    }
+
     /// Allocates one cluster for a table, filled with zeros.
     pub(super) fn allocate_table(&self, writer: &mut Writer) -> Result<u64> {
         let Clusters { host, fresh, .. } = self.allocate(writer, 1)?;
@@ -367,7 +388,7 @@ impl Qcow2 {
         self.punch(hole, hole_count)
     }
 
-    fn punch(&self, host: u64, clusters: u64) -> Result<()> {
+    pub(super) fn punch(&self, host: u64, clusters: u64) -> Result<()> {
         let len = (clusters << self.header.cluster_bits).min(self.file.len().saturating_sub(host));
         if len > 0 {
             self.file.discard(host, len)?;

@@ -18,7 +18,7 @@ use super::open::read_header;
 use super::state::{State, Writer, read_table};
 use super::{Qcow2, repair};
 use crate::error::Reason;
-use crate::{CheckReport, Repair, Result};
+use crate::{CheckReport, OpenOptions, Repair, Result};
 
 /// Checks an image, which may be too damaged to open, and repairs what it may.
 pub(crate) fn check(file: &Arc<dyn Disk>, repair: Repair) -> Result<CheckReport> {
@@ -32,6 +32,13 @@ pub(crate) fn check(file: &Arc<dyn Disk>, repair: Repair) -> Result<CheckReport>
     let before = first.report.clone();
     repair::repair(file, first, repair)?;
     let mut after = inspect(file)?;
+    let sizeless = after.sizeless_snapshots;
+    if repair == Repair::All && sizeless > 0 && after.report.corruptions == sizeless && !after.incomplete {
+        // Everything else is sound, so that the image can be changed as any other.
+        repair::clear_bits(file, &after.header)?;
+        Qcow2::open(file.clone(), OpenOptions::default())?.complete_snapshots()?;
+        after = inspect(file)?;
+    }
     if after.report.corruptions == 0 && after.report.check_errors == 0 {
         repair::clear_bits(file, &after.header)?;
     }

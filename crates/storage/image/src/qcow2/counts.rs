@@ -40,6 +40,21 @@ impl Counts {
         }
     }
 
+    /// Counts further references to a cluster.
+    pub(super) fn add(&mut self, cluster: u64, times: u64) {
+        self.set(cluster, self.get(cluster).saturating_add(times));
+    }
+
+    /// Every cluster with references, in the order of the file, and how many it has.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
+        let page = |(page, counts): (&u64, &'_ Box<[u16]>)| {
+            let first = page * PAGE;
+            let used = counts.iter().enumerate().filter(|(_, count)| **count > 0);
+            used.map(|(index, _)| first + index as u64).collect::<Vec<_>>()
+        };
+        self.pages.iter().flat_map(page).map(|cluster| (cluster, self.get(cluster)))
+    }
+
     /// The last cluster with a reference.
     pub(super) fn last(&self) -> Option<u64> {
         let used = |(page, counts): (&u64, &Box<[u16]>)| {
@@ -80,6 +95,7 @@ mod tests {
                 prop_assert_eq!(counts.get(cluster), plain.get(&cluster).copied().unwrap_or(0));
             }
             prop_assert_eq!(counts.last(), plain.keys().next_back().copied());
+            prop_assert!(counts.iter().eq(plain.iter().map(|(cluster, count)| (*cluster, *count))));
             let end = range.0 + range.1;
             prop_assert_eq!(counts.any(range.0, end), plain.range(range.0..end).next().is_some());
         }

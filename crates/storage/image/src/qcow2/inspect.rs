@@ -45,6 +45,8 @@ pub(super) struct Inspection {
     pub(super) report: CheckReport,
     /// Whether there are tables that could not be read.
     pub(super) incomplete: bool,
+    /// How many snapshots do not say how large their disk is, as they must.
+    pub(super) sizeless_snapshots: u64,
     /// Whether a bitmap is damaged.
     pub(super) bad_bitmaps: bool,
     /// Whether the refcount blocks cannot be corrected where they are.
@@ -133,6 +135,7 @@ impl Inspection {
             refcount_ranges: Vec::new(),
             report: CheckReport::default(),
             incomplete: false,
+            sizeless_snapshots: 0,
             bad_bitmaps: false,
             rebuild: false,
             hopeless: Vec::new(),
@@ -258,6 +261,7 @@ impl Inspection {
         for snapshot in snapshots {
             let (id, at, len) = (&snapshot.info.id, snapshot.l1_offset, u64::from(snapshot.l1_len) * 8);
             if self.header.version == Version::V3 && snapshot.disk_size.is_none() {
+                self.sizeless_snapshots += 1;
                 self.damage(1, || format!("snapshot {id} does not say how large its disk is"));
             }
             if !at.is_multiple_of(self.header.cluster_size()) {

@@ -46,7 +46,9 @@ pub(super) const EXTENSION_ENCRYPTION: u32 = 0x0537_be77;
 const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 
 /// Where single fields of the header lie that are written in place.
+pub(super) const AT_SIZE: u64 = 24;
 pub(super) const AT_REFTABLE: u64 = 48;
+pub(super) const AT_SNAPSHOTS: u64 = 60;
 pub(super) const AT_INCOMPATIBLE: u64 = 72;
 pub(super) const AT_AUTOCLEAR: u64 = 88;
 
@@ -69,6 +71,9 @@ struct RawHeader {
 }
 const _: () = assert!(size_of::<RawHeader>() == 72);
 const _: () = assert!(std::mem::offset_of!(RawHeader, refcount_table_offset) == AT_REFTABLE as usize);
+
+const _: () = assert!(std::mem::offset_of!(RawHeader, size) == AT_SIZE as usize);
+const _: () = assert!(std::mem::offset_of!(RawHeader, nb_snapshots) == AT_SNAPSHOTS as usize);
 
 /// What version 3 adds; version 2 behaves as if all bits were clear and `refcount_order` were 4.
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]

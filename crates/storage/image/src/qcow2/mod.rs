@@ -26,6 +26,7 @@ mod prepare;
 mod read;
 mod refcount;
 mod repair;
+mod share;
 pub(crate) mod snapshots;
 mod state;
 mod tables;
@@ -34,6 +35,8 @@ mod zero;
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod snapshot_crash_tests;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};

@@ -80,7 +80,7 @@ impl Qcow2 {
         let mut tables = vec![
             (0, 1),
             (header.l1_offset, u64::from(header.l1_len) * 8),
-            (header.reftable_offset, u64::from(header.reftable_clusters) << header.cluster_bits),
+            (writer.reftable_offset, writer.reftable_clusters << header.cluster_bits),
         ];
         for snapshot in tables::snapshots(file, header)? {
             let (start, len) = (snapshot.l1_offset, snapshot.l1_bytes()?);

@@ -9,9 +9,9 @@ use crate::info::{BitmapInfo, SnapshotInfo};
 use crate::{Error, Result};
 
 /// The most internal snapshots, as in QEMU.
-const MAX_SNAPSHOTS: u32 = 65536;
+pub(super) const MAX_SNAPSHOTS: u32 = 65536;
 /// The most bytes of a table of snapshots or bitmaps, as in QEMU.
-const MAX_TABLE: u64 = 64 << 20;
+pub(super) const MAX_TABLE: u64 = 64 << 20;
 const MAX_BITMAPS: u32 = 65535;
 /// Longer names are nobody's.
 const MAX_NAME: u64 = 1023;
@@ -27,6 +27,8 @@ const BITMAP_AUTO: u32 = 2;
 pub(super) struct Snapshot {
     pub(super) l1_offset: u64,
     pub(super) l1_len: u32,
+    /// Where its entry begins and ends, counted from the beginning of the table.
+    pub(super) entry: std::ops::Range<usize>,
     /// The size of its disk; images of version 2 may not say.
     pub(super) disk_size: Option<u64>,
     pub(super) info: SnapshotInfo,
@@ -61,16 +63,22 @@ struct Cursor<'a> {
     start: u64,
     at: u64,
     limit: u64,
+    cluster_size: u64,
 }
 
 impl Cursor<'_> {
     fn take(&mut self, len: u64) -> Result<Vec<u8>> {
-        let end = self.at.checked_add(len).filter(|end| *end <= self.limit && *end <= self.file.len());
+        // The file may lack the end of its last cluster, which is zeros.
+        let whole = self.file.len().checked_next_multiple_of(self.cluster_size).unwrap_or(u64::MAX);
+        let end = self.at.checked_add(len).filter(|end| *end <= self.limit && *end <= whole);
         let Some(end) = end else {
             return Err(Error::corrupt(self.what, self.at, "an entry within its table and the file", len));
         };
         let mut bytes = vec![0; len as usize];
-        self.file.read_at(&mut bytes, self.at)?;
+        let there = self.file.len().saturating_sub(self.at).min(len) as usize;
+        if there > 0 {
+            self.file.read_at(&mut bytes[..there], self.at)?;
+        }
         self.at = end;
         Ok(bytes)
     }
@@ -104,7 +112,14 @@ pub(super) fn snapshots(file: &dyn Disk, header: &Header) -> Result<Vec<Snapshot
         ));
     }
     let limit = start.saturating_add(MAX_TABLE);
-    let mut cursor = Cursor { file, what: "the snapshot table", start, at: start, limit };
+    let mut cursor = Cursor {
+        file,
+        what: "the snapshot table",
+        start,
+        at: start,
+        limit,
+        cluster_size: header.cluster_size(),
+    };
     (0..header.snapshot_count).map(|_| snapshot(&mut cursor)).collect()
 }
 
@@ -120,10 +135,12 @@ fn snapshot(cursor: &mut Cursor<'_>) -> Result<Snapshot> {
     let id = cursor.text(raw.id_str_size.get().into())?;
     let name = cursor.text(raw.name_size.get().into())?;
     cursor.align();
+    let entry = (at - cursor.start) as usize..(cursor.at - cursor.start) as usize;
     let clock = raw.vm_clock_nsec.get();
     Ok(Snapshot {
         l1_offset: raw.l1_table_offset.get(),
         l1_len: raw.l1_size.get(),
+        entry,
         disk_size: extra(8),
         info: SnapshotInfo {
             id,
@@ -149,7 +166,14 @@ pub(super) fn find_snapshot(snapshots: &[Snapshot], id_or_name: &str) -> Result<
 pub(super) fn snapshots_end(file: &dyn Disk, header: &Header) -> Result<u64> {
     let start = header.snapshots_offset;
     let limit = start.saturating_add(MAX_TABLE);
-    let mut cursor = Cursor { file, what: "the snapshot table", start, at: start, limit };
+    let mut cursor = Cursor {
+        file,
+        what: "the snapshot table",
+        start,
+        at: start,
+        limit,
+        cluster_size: header.cluster_size(),
+    };
     for _ in 0..header.snapshot_count {
         snapshot(&mut cursor)?;
     }
@@ -171,7 +195,14 @@ pub(super) fn bitmaps(file: &dyn Disk, header: &Header) -> Result<Vec<Bitmap>> {
         let expected = "an aligned directory within the file";
         return Err(Error::corrupt("the bitmap directory", start, expected, len));
     }
-    let mut cursor = Cursor { file, what: "the bitmap directory", start, at: start, limit: start + len };
+    let mut cursor = Cursor {
+        file,
+        what: "the bitmap directory",
+        start,
+        at: start,
+        limit: start + len,
+        cluster_size: header.cluster_size(),
+    };
     (0..directory.count).map(|_| bitmap(&mut cursor)).collect()
 }
 
