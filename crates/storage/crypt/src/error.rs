@@ -17,6 +17,8 @@ pub(crate) enum Reason {
     Metadata { at: u64, place: String, why: &'static str },
     #[error("the LUKS2 metadata at offset {at:#x} is not valid JSON")]
     Json { at: u64, source: serde_json::Error },
+    #[error("the copy of the LUKS2 header at offset {at:#x} is damaged: {why}")]
+    Copy { at: u64, why: String },
     #[error("{feature} is not supported")]
     Unsupported { feature: &'static str },
     #[error("the {what} {name:?} is not supported")]
@@ -60,7 +62,9 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
             Reason::Disk(error) => error.kind(),
-            Reason::Corrupt { .. } | Reason::Metadata { .. } | Reason::Json { .. } => ErrorKind::Corrupt,
+            Reason::Corrupt { .. } | Reason::Metadata { .. } | Reason::Json { .. } | Reason::Copy { .. } => {
+                ErrorKind::Corrupt
+            }
             Reason::Unsupported { .. } | Reason::Unknown { .. } | Reason::TooExpensive { .. } => {
                 ErrorKind::Unsupported
             }

@@ -17,3 +17,4 @@ mod tests;
 
 pub use create::{Cost, FormatOptions, format};
 pub use header::{Header, Slot};
+pub(crate) use slots::same;
