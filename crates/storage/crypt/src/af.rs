@@ -38,7 +38,7 @@ fn gather(stripes: &[u8], sum: &mut Zeroizing<Vec<u8>>, hash: Hash) {
 
 /// Replaces each piece of the length of a hash by the hash of its number and itself.
 fn diffuse(bytes: &mut [u8], hash: Hash) {
-    for (index, piece) in bytes.chunks_mut(hash.len()).enumerate() {
+    for (index, piece) in bytes.chunks_mut(hash.output_len()).enumerate() {
         let digest = hash.digest(&[&(index as u32).to_be_bytes(), piece]);
         piece.copy_from_slice(&digest[..piece.len()]);
     }

@@ -125,7 +125,7 @@ impl CryptDisk {
                 vmwright_disk::Error::fixed_size("an encrypted disk whose header says its size").into()
             );
         }
-        if len % self.size() != 0 {
+        if !len.is_multiple_of(self.size()) {
             return Err(Error::invalid("the size of an encrypted disk", "it must be whole sectors"));
         }
         let (old, old_file) = (self.len(), self.file.len());

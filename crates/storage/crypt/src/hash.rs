@@ -61,7 +61,7 @@ impl Hash {
     }
 
     /// The length of its result in bytes.
-    pub fn len(self) -> usize {
+    pub fn output_len(self) -> usize {
         with!(self, D => <D as Digest>::output_size())
     }
 
@@ -127,7 +127,7 @@ mod tests {
     fn names_parse_back_and_lengths_are_those_of_the_functions() {
         for (hash, len) in Hash::ALL.into_iter().zip([20, 28, 32, 48, 64]) {
             assert_eq!(hash.name().parse::<Hash>().unwrap(), hash);
-            assert_eq!((hash.len(), hash.digest(&[b"a", b"b"]).len()), (len, len));
+            assert_eq!((hash.output_len(), hash.digest(&[b"a", b"b"]).len()), (len, len));
         }
         assert!("whirlpool".parse::<Hash>().unwrap_err().to_string().contains("\"whirlpool\""));
     }

@@ -116,7 +116,7 @@ impl Budget {
 
     /// Takes the cost of PBKDF2 for a key of `len` bytes.
     pub(crate) fn pbkdf2(&mut self, hash: Hash, iterations: u32, len: usize) -> Result<()> {
-        let cost = u64::from(iterations) * len.div_ceil(hash.len()) as u64;
+        let cost = u64::from(iterations) * len.div_ceil(hash.output_len()) as u64;
         let limit = self.limits.hashes;
         let rest = self.hashes.checked_sub(cost);
         self.hashes =

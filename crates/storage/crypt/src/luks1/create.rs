@@ -87,7 +87,7 @@ impl FormatOptions {
     fn place_payload(&self) -> Result<u64> {
         let least = self.least_payload_offset();
         let offset = self.payload_offset.unwrap_or_else(|| least.next_multiple_of(1 << 20));
-        if offset < least || offset % SECTOR != 0 || offset > 1 << 30 {
+        if offset < least || !offset.is_multiple_of(SECTOR) || offset > 1 << 30 {
             return Err(Error::invalid(
                 "the place of the encrypted content",
                 "it must be whole sectors behind the key material, and within the first GiB",

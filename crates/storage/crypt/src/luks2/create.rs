@@ -121,7 +121,7 @@ impl FormatOptions {
         }
         let offset = self.payload_offset.unwrap_or(16 << 20);
         let least = 2 * HDR_SIZE + area_len(self.key_bytes);
-        if offset < least || offset % AREA_ALIGNMENT != 0 || offset > 128 << 20 {
+        if offset < least || !offset.is_multiple_of(AREA_ALIGNMENT) || offset > 128 << 20 {
             return Err(Error::invalid(
                 "the place of the encrypted content",
                 "it must be a multiple of 4096 behind the key material, and within the first 128 MiB",
@@ -188,7 +188,7 @@ fn blank(options: &FormatOptions, metadata: &Value) -> Result<Header> {
 
 fn digest(volume_key: &[u8], options: &FormatOptions) -> Result<Value> {
     let hash = options.hash;
-    let iterations = options.digest_cost.iterations(hash, hash.len());
+    let iterations = options.digest_cost.iterations(hash, hash.output_len());
     let salt: [u8; 32] = random::array()?;
     Ok(json!({
         "type": "pbkdf2",
@@ -197,7 +197,7 @@ fn digest(volume_key: &[u8], options: &FormatOptions) -> Result<Value> {
         "hash": hash.name(),
         "iterations": iterations,
         "salt": base64(&salt),
-        "digest": base64(&hash.pbkdf2(volume_key, &salt, iterations, hash.len())),
+        "digest": base64(&hash.pbkdf2(volume_key, &salt, iterations, hash.output_len())),
     }))
 }
 

@@ -196,7 +196,7 @@ impl Metadata {
         if config.json_size.0 != place.hdr_size - super::layout::HEADER_LEN as u64 {
             return Err(place.error("config.json_size", "it is not that of the area"));
         }
-        if config.keyslots_size.0 % 4096 != 0 || config.keyslots_size.0 > 128 << 20 {
+        if !config.keyslots_size.0.is_multiple_of(4096) || config.keyslots_size.0 > 128 << 20 {
             return Err(place.error("config.keyslots_size", "it is no multiple of 4096 up to 128 MiB"));
         }
         for (number, segment) in &self.segments {
@@ -305,7 +305,7 @@ impl Segment {
             return error("it begins before the end of the key material");
         }
         let len = self.len().unwrap_or(None).unwrap_or(0);
-        if self.offset.0 % sector_size != 0 || len % sector_size != 0 {
+        if !self.offset.0.is_multiple_of(sector_size) || !len.is_multiple_of(sector_size) {
             return error("it is not of whole sectors");
         }
         if self.offset.0.checked_add(len).is_none() {
