@@ -122,6 +122,26 @@ pub struct LuksInfo {
     pub payload_offset: u64,
     /// The iterations of the digest of the volume key.
     pub master_key_iters: u32,
+    /// What only version 2 has.
+    #[serde(flatten)]
+    pub luks2: Option<Luks2Info>,
+}
+
+/// What only version 2 of LUKS has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct Luks2Info {
+    /// The version: 2.
+    pub version: u8,
+    /// The name that a person gave.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub label: String,
+    /// The size of an encrypted sector in bytes.
+    pub sector_size: u64,
+    /// What a program must know to open the disk, such as a re-encryption under way.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub requirements: Vec<String>,
 }
 
 /// One key slot.
@@ -131,7 +151,19 @@ pub struct LuksInfo {
 pub struct LuksSlotInfo {
     /// Whether a passphrase opens it.
     pub active: bool,
-    /// The iterations that stretch its passphrase.
+    /// Its number, in version 2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub number: Option<u32>,
+    /// How its passphrase is stretched, in version 2: `argon2id`, `argon2i` or `pbkdf2`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kdf: Option<&'static str>,
+    /// The memory in KiB that this takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u32>,
+    /// How many threads could share that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<u32>,
+    /// The iterations that stretch its passphrase: passes over the memory for Argon2.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iters: Option<u32>,
     /// Over how many stripes its key is spread.

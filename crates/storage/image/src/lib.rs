@@ -51,10 +51,10 @@ pub use error::{Error, Result};
 pub use format::{Format, FormatChoice, probe};
 pub use image::{BackingFile, Image, OpenOptions, check, describe};
 pub use info::{
-    BitmapInfo, CheckReport, FormatInfo, ImageInfo, LuksInfo, LuksSlotInfo, Qcow2Info, Repair, SnapshotInfo,
-    VhdInfo,
+    BitmapInfo, CheckReport, FormatInfo, ImageInfo, Luks2Info, LuksInfo, LuksSlotInfo, Qcow2Info, Repair,
+    SnapshotInfo, VhdInfo,
 };
-pub use luks::{Chaining, IvGenerator, LuksOptions};
+pub use luks::{Chaining, IvGenerator, LuksKdf, LuksOptions};
 pub use qcow2::bitmaps::{Bitmaps, DirtyRun};
 pub use qcow2::layout::Compression;
 pub use qcow2::options::{Compat, Preallocation, Qcow2Options};

@@ -21,7 +21,8 @@ const LUKS: FormatChoice = FormatChoice::Exact(Format::Luks);
 /// Options in qemu-img's words, cheap to open.
 fn options(words: &str) -> LuksOptions {
     let mut layout = Layout::Luks(LuksOptions::default());
-    for word in words.split(',').filter(|word| !word.is_empty()).chain(["iterations=1000"]) {
+    let cheap = if words.contains("argon2") { "iterations=4" } else { "iterations=1000" };
+    for word in words.split(',').filter(|word| !word.is_empty()).chain([cheap]) {
         let (key, value) = word.split_once('=').unwrap();
         layout.set(key, value).unwrap();
     }
@@ -103,7 +104,11 @@ fn make_by_qemu(path: &Path, words: &str) {
 
 #[test]
 fn luks_images_conform() {
-    for (words, granularity) in [("zeroed=on", 512), ("zeroed=on,cipher-mode=cbc,ivgen-alg=essiv", 512)] {
+    for (words, granularity) in [
+        ("zeroed=on", 512),
+        ("zeroed=on,cipher-mode=cbc,ivgen-alg=essiv", 512),
+        ("zeroed=on,version=2,pbkdf=pbkdf2,sector-size=4096", 4096),
+    ] {
         let features = Features { granularity, resizable: true, operations: 60 };
         check(&|len| Arc::new(in_memory(words, len).1), features);
     }
@@ -149,7 +154,7 @@ fn options_that_do_not_fit_are_refused_with_what_is_allowed() {
     }
     assert!(layout.set("key-secret", "s").is_err());
     let file: Arc<dyn Disk> = Arc::new(MemDisk::new(0));
-    for words in ["ivgen-alg=essiv", "cipher-alg=aes-192"] {
+    for words in ["ivgen-alg=essiv", "cipher-alg=aes-192", "sector-size=4096", "label=x", "pbkdf=argon2id"] {
         let error = create_on(&file, &create_options(words, 512)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{words}");
     }
@@ -278,4 +283,122 @@ fn cryptsetup_opens_our_images_and_we_open_its() {
         ["luksFormat", "-q", "--type", "luks1", "--pbkdf-force-iterations", "1000", "--key-file", &key];
     assert!(output("cryptsetup", args.into_iter().chain([theirs.to_str().unwrap()])).status.success());
     assert_eq!(open(&theirs).len(), 2 << 20);
+}
+
+/// A folder with a file that holds the passphrase, as cryptsetup takes it.
+fn with_key() -> (Folder, String) {
+    let folder = Folder::new();
+    let key = folder.path("key");
+    std::fs::write(&key, "correct horse").unwrap();
+    let key = key.to_str().unwrap().to_owned();
+    (folder, key)
+}
+
+#[test]
+fn cryptsetup_decrypts_what_we_write_into_luks2() {
+    need!("cryptsetup");
+    let (folder, key) = with_key();
+    for (index, words) in
+        ["pbkdf=argon2id,memory=64K", "pbkdf=pbkdf2,sector-size=4096,label=mine"].into_iter().enumerate()
+    {
+        let path = folder.path(&format!("disk{index}"));
+        create(&path, &create_options(&format!("version=2,zeroed=on,{words}"), 1_000_000), false).unwrap();
+        let image = open(&path);
+        let (mut model, mut numbers) = (vec![0; image.len() as usize], Numbers(index as u64));
+        for _ in 0..60 {
+            change(&image, &mut model, &mut numbers, 4096);
+        }
+        image.set_len(1 << 20).unwrap();
+        model.resize(1 << 20, 0);
+        image.flush().unwrap();
+        assert!(image.check().unwrap().is_clean());
+        let info = serde_json::to_value(image.info().unwrap()).unwrap();
+        assert_eq!(info["format-specific"]["data"]["version"], 2);
+        assert_eq!(info["format-specific"]["data"]["slots"][0]["kdf"], words[6..].split(',').next().unwrap());
+        drop(image);
+        let header = folder.path("header");
+        let args =
+            ["reencrypt", "-q", "--decrypt", "--force-offline-reencrypt", "--key-file", &key, "--header"];
+        run("cryptsetup", args.into_iter().chain([header.to_str().unwrap(), path.to_str().unwrap()]));
+        std::fs::remove_file(header).unwrap();
+        assert!(std::fs::read(&path).unwrap()[..model.len()] == model, "{words}");
+    }
+}
+
+#[test]
+fn we_read_and_write_what_cryptsetup_encrypts() {
+    need!("cryptsetup");
+    let (folder, key) = with_key();
+    for (index, more) in
+        ["-caes-xts-plain64", "--sector-size=4096", "-caes-cbc-essiv:sha256"].into_iter().enumerate()
+    {
+        let path = folder.path(&format!("disk{index}"));
+        let plain = Numbers(index as u64).bytes(1 << 20);
+        std::fs::write(&path, &plain).unwrap();
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(33 << 20).unwrap();
+        let args =
+            ["reencrypt", "-q", "--encrypt", "--type=luks2", "--reduce-device-size=32M", "-s256", more];
+        let kdf =
+            ["--pbkdf=pbkdf2", "--pbkdf-force-iterations=1000", "--key-file", &key, path.to_str().unwrap()];
+        run("cryptsetup", args.into_iter().chain(kdf));
+        let image = open(&path);
+        let mut bytes = vec![0; plain.len()];
+        image.read_at(&mut bytes, 0).unwrap();
+        assert!(bytes == plain, "{more}");
+        image.write_at(&[9; 5000], 3000).unwrap();
+        image.flush().unwrap();
+        let mut again = vec![0; 10_000];
+        open_again(image, &path).read_at(&mut again, 0).unwrap();
+        assert!(
+            again[..3000] == plain[..3000]
+                && again[3000..8000] == [9; 5000]
+                && again[8000..] == plain[8000..10_000]
+        );
+    }
+}
+
+fn open_again(image: Image, path: &Path) -> Image {
+    drop(image);
+    open(path)
+}
+
+#[test]
+fn a_damaged_copy_of_a_luks2_header_is_found_and_repaired() {
+    let (file, image) = in_memory("version=2,pbkdf=pbkdf2,zeroed=on", 8192);
+    image.write_at(&[5; 8192], 0).unwrap();
+    drop(image);
+    for at in [100, 16384 + 5000] {
+        file.write_at(&[0xff; 10], at).unwrap();
+        let image = Image::open(file.clone(), LUKS, how()).unwrap();
+        let found = image.check().unwrap();
+        assert_eq!((found.corruptions, found.findings.len()), (1, 1), "{found:?}");
+        let repaired = image.repair(vmwright_image::Repair::All).unwrap();
+        assert_eq!((repaired.corruptions, repaired.corruptions_fixed), (0, 1));
+        let image = Image::open(file.clone(), LUKS, how()).unwrap();
+        assert!(image.check().unwrap().is_clean() && content(&image) == [5; 8192]);
+    }
+}
+
+#[test]
+fn converting_makes_luks2_and_back_with_the_same_layout() {
+    let folder = Folder::new();
+    let source = MemDisk::new(3 << 20);
+    source.write_at(&[3; 100_000], 2_000_001).unwrap();
+    let path = folder.path("disk.luks");
+    let layout = Layout::Luks(options("version=2,pbkdf=pbkdf2,sector-size=4096,label=x,cipher-alg=aes-128"));
+    let convert =
+        copy::ConvertOptions { layout, secret: secret(), ..copy::ConvertOptions::new(Format::Luks) };
+    copy::convert(&source, &path, &convert, &|_, _| {}).unwrap();
+    let image = open(&path);
+    assert!(content(&image) == source.to_bytes());
+    let Layout::Luks(like) = image.layout() else { panic!("another format") };
+    let expected = LuksOptions {
+        kdf: None,
+        cost: LuksOptions::default().cost,
+        ..options("version=2,sector-size=4096,label=x,cipher-alg=aes-128")
+    };
+    assert_eq!(like, expected);
+    let raw = folder.path("disk.raw");
+    copy::convert(&image, &raw, &copy::ConvertOptions::new(Format::Raw), &|_, _| {}).unwrap();
+    assert!(std::fs::read(raw).unwrap() == source.to_bytes());
 }

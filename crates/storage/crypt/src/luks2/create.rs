@@ -25,6 +25,15 @@ pub enum Stretch {
         /// How many threads could share the work.
         lanes: u32,
     },
+    /// The same by Argon2i.
+    Argon2i {
+        /// How long one try takes.
+        time: Duration,
+        /// The most memory in KiB.
+        memory_kib: u32,
+        /// How many threads could share the work.
+        lanes: u32,
+    },
     /// By PBKDF2.
     Pbkdf2 {
         /// The hash.
@@ -45,7 +54,7 @@ impl Stretch {
     /// The same effort by PBKDF2, which is all that version 1 has.
     pub(crate) fn as_cost(self) -> Cost {
         match self {
-            Self::Argon2id { time, .. } => Cost::Time(time),
+            Self::Argon2id { time, .. } | Self::Argon2i { time, .. } => Cost::Time(time),
             Self::Pbkdf2 { cost, .. } => cost,
             Self::Exactly(Kdf::Pbkdf2 { iterations, .. }) => Cost::Iterations(iterations),
             Self::Exactly(_) => Cost::default(),
@@ -58,6 +67,9 @@ impl Stretch {
             Self::Exactly(kdf) => kdf,
             Self::Argon2id { time, memory_kib, lanes } => {
                 Kdf::Argon2id(Argon2::in_time(time, memory_kib, lanes)?)
+            }
+            Self::Argon2i { time, memory_kib, lanes } => {
+                Kdf::Argon2i(Argon2::in_time(time, memory_kib, lanes)?)
             }
             Self::Pbkdf2 { hash, cost } => Kdf::Pbkdf2 { hash, iterations: cost.iterations(hash, key_len) },
         })

@@ -247,7 +247,18 @@ impl Header {
         self.metadata.segments.values().next().map(|segment| segment.offset.0)
     }
 
-    /// The key slots that passphrases open, with their numbers.
+    /// The hash and the iterations by which the key of the content is known, as they stand in the header.
+    pub fn digest_cost(&self) -> Option<(&str, u32)> {
+        let digest = self.metadata.digests.values().next();
+        digest.map(|digest| (digest.hash.as_str(), digest.iterations))
+    }
+
+    /// What is under way or needed to open the disk, by the names that stand in the header.
+    pub fn requirements(&self) -> &[String] {
+        &self.metadata.config.requirements.mandatory
+    }
+
+    /// The key slots with their numbers.
     pub fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
         self.metadata.keyslots.iter().map(|(number, slot)| Slot {
             number: number.0,

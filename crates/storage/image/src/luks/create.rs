@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use vmwright_crypt::{CryptDisk, Payload, SECTOR, luks1};
+use vmwright_crypt::{CryptDisk, Payload, luks1, luks2};
 use vmwright_disk::Disk;
 
 use super::LuksOptions;
@@ -13,14 +13,12 @@ pub(crate) fn create(file: &Arc<dyn Disk>, options: &CreateOptions, layout: &Luk
         return Err(Error::invalid("a new LUKS image", "the format has no backing files"));
     }
     let secret = options.secret.as_ref().ok_or(Reason::NeedsPassphrase)?;
-    let (mode, key_bytes) = layout.cipher()?;
-    if layout.version != 1 {
-        return Err(Error::unsupported("making a LUKS2 image"));
-    }
-    let how =
-        luks1::FormatOptions { mode, key_bytes, hash: layout.hash, cost: layout.cost, payload_offset: None };
-    let (header, cipher) = luks1::format(&how, secret)?;
-    let payload = Payload { offset: header.len() as u64, len: None, first_sector: 0, sector_size: SECTOR };
+    let (header, cipher) = match layout.version {
+        1 => luks1::format(&layout.luks1()?, secret)?,
+        _ => luks2::format(&layout.luks2()?, secret)?,
+    };
+    let sector_size = u64::from(layout.sector_size);
+    let payload = Payload { offset: header.len() as u64, len: None, first_sector: 0, sector_size };
     let size = options.size.checked_next_multiple_of(payload.sector_size);
     let end = size.and_then(|size| size.checked_add(payload.offset));
     let end = end.ok_or_else(|| Error::invalid("a new LUKS image", "the disk is too large"))?;

@@ -25,7 +25,7 @@ pub(crate) use create::create;
 pub(crate) use info::describe;
 #[allow(unused_imports, reason = "for images that have LUKS inside")]
 pub(crate) use info::luks1;
-pub use options::{Chaining, IvGenerator, LuksOptions};
+pub use options::{Chaining, IvGenerator, LuksKdf, LuksOptions};
 
 /// Whether these first bytes of a file are those of an image.
 pub(crate) fn is_luks(head: &[u8]) -> bool {
@@ -85,13 +85,18 @@ impl Driver for Luks {
     }
 }
 
-/// Checks the headers, and repairs one by the other.
-fn check(file: &dyn Disk, _repair: Repair) -> Result<CheckReport> {
-    let header = Header::read(file)?;
-    let findings = header.check(file);
+/// Checks the headers, and writes one of version 2 anew by the other where `repair` allows everything.
+fn check(file: &dyn Disk, repair: Repair) -> Result<CheckReport> {
+    let mut header = Header::read(file)?;
+    let before = header.check(file);
+    let mut left = before.len();
+    if repair == Repair::All && header.repair(file)? {
+        left = header.check(file).len();
+    }
     Ok(CheckReport {
-        corruptions: findings.len() as u64,
-        findings: findings.iter().map(ToString::to_string).take(100).collect(),
+        corruptions: left as u64,
+        corruptions_fixed: (before.len() - left.min(before.len())) as u64,
+        findings: before.iter().map(ToString::to_string).take(100).collect(),
         ..CheckReport::default()
     })
 }

@@ -1,9 +1,10 @@
 use std::time::Duration;
 
 use vmwright_crypt::luks1::Cost;
-use vmwright_crypt::{Hash, Header, Mode};
+use vmwright_crypt::luks2::Stretch;
+use vmwright_crypt::{Argon2, Hash, Header, Kdf, Mode, luks1, luks2};
 
-use crate::create::{bad_value, no_option, parse_switch};
+use crate::create::{bad_value, no_option, parse_bytes, parse_switch};
 use crate::{Error, Format, Result};
 
 /// How the blocks of a sector hang together.
@@ -25,6 +26,15 @@ pub enum IvGenerator {
     Essiv,
 }
 
+/// How passphrases are stretched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each is its function")]
+pub enum LuksKdf {
+    Pbkdf2,
+    Argon2i,
+    Argon2id,
+}
+
 /// How a new LUKS image is laid out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LuksOptions {
@@ -38,8 +48,18 @@ pub struct LuksOptions {
     pub iv_generator: IvGenerator,
     /// The hash by which passphrases are stretched and keys are spread.
     pub hash: Hash,
-    /// How hard it is to try a passphrase.
+    /// How passphrases are stretched; version 1 has PBKDF2 alone. Where not given, version 2 has Argon2id.
+    pub kdf: Option<LuksKdf>,
+    /// How hard it is to try a passphrase; iterations are passes over the memory with Argon2.
     pub cost: Cost,
+    /// The most memory of Argon2 in KiB.
+    pub memory_kib: u32,
+    /// For how many threads Argon2 is.
+    pub threads: u32,
+    /// The size of an encrypted sector in bytes; in version 1 it is 512.
+    pub sector_size: u32,
+    /// The name that a person gives, in version 2.
+    pub label: String,
     /// Whether the new disk reads as zeros. All of it is written then; otherwise it holds what nobody can foretell.
     pub zeroed: bool,
 }
@@ -52,13 +72,19 @@ impl Default for LuksOptions {
             chaining: Chaining::Xts,
             iv_generator: IvGenerator::Plain64,
             hash: Hash::Sha256,
+            kdf: None,
             cost: Cost::default(),
+            memory_kib: 1 << 20,
+            threads: 4,
+            sector_size: 512,
+            label: String::new(),
             zeroed: false,
         }
     }
 }
 
 const CIPHERS: &str = "aes-128, aes-192 or aes-256";
+const PBKDFS: &str = "pbkdf2, argon2i or argon2id; the last two in version 2 only";
 const HASHES: &str = "sha1, sha224, sha256, sha384 or sha512";
 
 impl LuksOptions {
@@ -70,7 +96,12 @@ impl LuksOptions {
         ("ivgen-hash-alg", "sha256"),
         ("hash-alg", HASHES),
         ("iter-time", "how long one try of a passphrase takes, in milliseconds"),
-        ("iterations", "how many iterations a passphrase is stretched by, instead of iter-time"),
+        ("iterations", "by how many iterations or passes it is stretched, instead of iter-time"),
+        ("pbkdf", PBKDFS),
+        ("memory", "the most memory of argon2, such as 1G"),
+        ("threads", "for how many threads argon2 is, 1 to 64"),
+        ("sector-size", "512, 1024, 2048 or 4096; more than 512 in version 2 only"),
+        ("label", "a name, in version 2 only"),
         ("zeroed", "on or off: whether the new disk reads as zeros, for which all of it is written"),
     ];
 
@@ -110,9 +141,32 @@ impl LuksOptions {
                 self.cost = Cost::Time(Duration::from_millis(time));
             }
             "iterations" => {
-                let count = number("iterations", value, "1000 to 100000000", 1000..=100_000_000)?;
+                let count = number("iterations", value, "1 to 100000000", 1..=100_000_000)?;
                 self.cost = Cost::Iterations(count as u32);
             }
+            "pbkdf" => {
+                self.kdf = Some(match value {
+                    "pbkdf2" => LuksKdf::Pbkdf2,
+                    "argon2i" => LuksKdf::Argon2i,
+                    "argon2id" => LuksKdf::Argon2id,
+                    _ => return Err(bad_value("pbkdf", value, PBKDFS)),
+                });
+            }
+            "memory" => {
+                let kib = parse_bytes("memory", value)? / 1024;
+                let fits = u32::try_from(kib).ok().filter(|kib| (64..=4 << 20).contains(kib));
+                self.memory_kib = fits.ok_or_else(|| bad_value("memory", value, "64K to 4G"))?;
+            }
+            "threads" => self.threads = number("threads", value, "1 to 64", 1..=64)? as u32,
+            "sector-size" => {
+                let allowed = "512, 1024, 2048 or 4096";
+                let size = number("sector-size", value, allowed, 512..=4096)? as u32;
+                if !size.is_power_of_two() {
+                    return Err(bad_value("sector-size", value, allowed));
+                }
+                self.sector_size = size;
+            }
+            "label" => self.label = value.to_owned(),
             "zeroed" => self.zeroed = parse_switch("zeroed", value)?,
             _ => return Err(no_option(Format::Luks, key)),
         }
@@ -142,6 +196,50 @@ impl LuksOptions {
         }
     }
 
+    /// The header of version 1.
+    pub(super) fn luks1(&self) -> Result<luks1::FormatOptions> {
+        let (mode, key_bytes) = self.cipher()?;
+        if self.sector_size != 512
+            || !self.label.is_empty()
+            || !matches!(self.kdf, None | Some(LuksKdf::Pbkdf2))
+        {
+            let why = "sector sizes, labels and argon2 are of version 2 (version=2)";
+            return Err(Error::invalid("a new LUKS1 image", why));
+        }
+        Ok(luks1::FormatOptions { mode, key_bytes, hash: self.hash, cost: self.cost, payload_offset: None })
+    }
+
+    /// The header of version 2.
+    pub(super) fn luks2(&self) -> Result<luks2::FormatOptions> {
+        let (mode, key_bytes) = self.cipher()?;
+        Ok(luks2::FormatOptions {
+            mode,
+            key_bytes,
+            sector_size: self.sector_size,
+            hash: self.hash,
+            stretch: self.stretch(),
+            digest_cost: match self.cost {
+                Cost::Time(time) => Cost::Time(time / 16),
+                Cost::Iterations(count) => Cost::Iterations(count / 8),
+            },
+            label: self.label.clone(),
+            ..luks2::FormatOptions::default()
+        })
+    }
+
+    /// How the passphrase of a key slot of version 2 is stretched.
+    pub fn stretch(&self) -> Stretch {
+        let (memory_kib, lanes) = (self.memory_kib, self.threads);
+        let exactly = |passes| Argon2 { passes, memory_kib, lanes };
+        match (self.kdf.unwrap_or(LuksKdf::Argon2id), self.cost) {
+            (LuksKdf::Pbkdf2, cost) => Stretch::Pbkdf2 { hash: self.hash, cost },
+            (LuksKdf::Argon2id, Cost::Time(time)) => Stretch::Argon2id { time, memory_kib, lanes },
+            (LuksKdf::Argon2id, Cost::Iterations(passes)) => Stretch::Exactly(Kdf::Argon2id(exactly(passes))),
+            (LuksKdf::Argon2i, Cost::Iterations(passes)) => Stretch::Exactly(Kdf::Argon2i(exactly(passes))),
+            (LuksKdf::Argon2i, Cost::Time(time)) => Stretch::Argon2i { time, memory_kib, lanes },
+        }
+    }
+
     /// The options that make an image like one that exists.
     pub(super) fn like(header: &Header) -> Self {
         let mut options = Self::default();
@@ -149,6 +247,14 @@ impl LuksOptions {
             Header::Luks1(header) => {
                 options.hash = header.hash_spec.parse().unwrap_or(options.hash);
                 (header.mode(), header.key_bytes)
+            }
+            Header::Luks2(header) => {
+                let hash = header.digest_cost().and_then(|(hash, _)| hash.parse().ok());
+                options.version = 2;
+                options.hash = hash.unwrap_or(options.hash);
+                options.sector_size = header.sector_size().map_or(512, |size| size as u32);
+                options.label.clone_from(&header.label);
+                (header.mode(), header.slots().next().map_or(0, |slot| slot.key_bytes))
             }
             _ => return options,
         };
