@@ -24,7 +24,7 @@ fn raw_images_conform() {
 
 #[test]
 fn qcow2_images_conform() {
-    let features = Features { granularity: 512, resizable: false, operations: 300 };
+    let features = Features { granularity: 512, resizable: true, operations: 300 };
     for (cluster_size, compat) in [(65536, Compat::V1_1), (512, Compat::V1_1), (4096, Compat::V0_10)] {
         let qcow2 = Qcow2Options { cluster_size, compat, ..Qcow2Options::default() };
         check(&|len| make(Format::Qcow2, &qcow2, len), features);

@@ -245,3 +245,107 @@ fn preallocated_images_have_their_space_and_read_as_zeros() {
         assert_eq!(std::fs::metadata(&path).unwrap().len(), len, "{preallocation}: nothing new is allocated");
     }
 }
+
+/// Changes the size up and down, writing in between.
+fn resize_and_change(what: &Combination, place: &mut Place, numbers: &mut Numbers) {
+    let first = place.model.len() as u64;
+    for factor in [3, 1, 5, 0, 2] {
+        let len = (first * factor / 2 + numbers.below(first) + 512) / 512 * 512;
+        let image = if factor == 1 { open_with_small_cache(&place.path) } else { open(&place.path, false) };
+        image.set_len(len).unwrap();
+        place.model.resize(len as usize, 0);
+        assert!(content(&image) == place.model, "{what:?}: at once, with {len} bytes");
+        for _ in 0..5 {
+            change(&image, &mut place.model, numbers, what.cluster_size);
+        }
+        image.flush().unwrap();
+        drop(image);
+        place.judge(what);
+    }
+}
+
+#[test]
+fn disks_of_every_combination_are_resized_both_ways() {
+    need!("qemu-img");
+    let mut numbers = Numbers(13);
+    for what in combinations(if std::env::var_os("VMWRIGHT_TORTURE").is_some() { 0 } else { 40 }) {
+        let mut place = Place::new(&what, &mut numbers);
+        place.make_with_qemu(&what);
+        // A base that is longer than the disk would show where the disk grows.
+        if what.backing {
+            let mut base = std::fs::read(&place.base).unwrap();
+            base.extend(numbers.bytes(place.model.len()));
+            std::fs::write(&place.base, &base).unwrap();
+            let len = place.model.len();
+            place.model.copy_from_slice(&base[..len]);
+        }
+        place.change(&what, &mut numbers);
+        resize_and_change(&what, &mut place, &mut numbers);
+    }
+}
+
+#[test]
+fn a_disk_grows_far_beyond_its_first_tables_and_gives_its_space_back() {
+    need!("qemu-img");
+    let folder = Folder::new();
+    for options in ["cluster_size=512,refcount_bits=64", "cluster_size=4k,compat=0.10", "extended_l2=on"] {
+        let path = folder.path("image");
+        qemu_img(&format!("create -q -f qcow2 -o {options} {{}} 1M"), &[&path]);
+        let image = open(&path, false);
+        image.write_at(&[7; 1 << 20], 0).unwrap();
+        image.flush().unwrap();
+        let space =
+            |path: &Path| std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(path).unwrap()) * 512;
+        let small = space(&path);
+        image.set_len(1 << 30).unwrap();
+        image.write_at(&[8; 3 << 20], (1 << 30) - (3 << 20)).unwrap();
+        image.flush().unwrap();
+        check(&path_of(&image, &path));
+        image.set_len(1 << 20).unwrap();
+        image.flush().unwrap();
+        drop(image);
+        check(&path);
+        assert!(content(&open(&path, true)).iter().all(|byte| *byte == 7));
+        let left = space(&path);
+        assert!(left < small + (1 << 20), "{options}: {left} bytes are left, {small} were there");
+    }
+}
+
+/// A copy of an image that is open, which QEMU does not touch.
+fn path_of(_image: &dyn Disk, path: &Path) -> PathBuf {
+    let copy = path.with_extension("copy");
+    std::fs::copy(path, &copy).unwrap();
+    copy
+}
+
+#[test]
+fn resizing_is_refused_where_qemu_refuses_it() {
+    need!("qemu-img");
+    let folder = Folder::new();
+    let path = folder.path("image");
+    qemu_img("create -q -f qcow2 -o compat=0.10 {} 1M", &[&path]);
+    qemu_img("snapshot -c first {}", &[&path]);
+    let image = open(&path, false);
+    let error = image.set_len(2 << 20).unwrap_err();
+    assert_eq!(error.kind(), vmwright_disk::ErrorKind::Unsupported);
+    assert!(error.to_string().contains("snapshots"), "{error}");
+    assert_eq!(image.set_len((1 << 20) + 100).unwrap_err().kind(), vmwright_disk::ErrorKind::InvalidInput);
+    drop(image);
+
+    qemu_img("create -q -f qcow2 {} 1M", &[&path]);
+    qemu_img("snapshot -c first {}", &[&path]);
+    let image = open(&path, false);
+    image.write_at(&[5; 1 << 20], 0).unwrap();
+    for len in [3 << 20, 1 << 19, 1 << 20] {
+        image.set_len(len).unwrap();
+    }
+    image.flush().unwrap();
+    drop(image);
+    check(&path);
+    qemu_img("snapshot -a first {}", &[&path]);
+    assert!(qemu_content(&path) == vec![0; 1 << 20]);
+
+    qemu_img("bitmap --add {} changes", &[&path]);
+    let error = open(&path, false).set_len(2 << 20).unwrap_err();
+    assert!(error.to_string().contains("bitmaps"), "{error}");
+}

@@ -96,6 +96,63 @@ impl Qcow2 {
         }
     }
 
+    /// Allocates so many clusters in a row, behind all that are in use; answers the first.
+    ///
+    /// ```text
+    /// first: the clusters │ refcount blocks that cover both │ free
+    /// ```
+    pub(super) fn allocate_run(&self, writer: &mut Writer, count: u64) -> Result<u64> {
+        let per_block = self.per_block();
+        let mut first = writer.used_end.div_ceil(self.header.cluster_size());
+        loop {
+            let missing = self.missing_blocks(writer, first, count);
+            let covered = writer.reftable.len() as u64;
+            if missing.last().is_some_and(|block| *block >= covered) {
+                self.grow_reftable(writer, first.max(covered * per_block))?;
+                first = writer.used_end.div_ceil(self.header.cluster_size());
+                continue;
+            }
+            let end = first + count + missing.len() as u64;
+            if let Some(used) = self.last_in_use(writer, first, end)? {
+                // Counted although the file ends before it.
+                first = used + 1;
+                continue;
+            }
+            self.claim(writer, first, end - first)?;
+            for (index, block) in missing.iter().enumerate() {
+                self.make_refblock(writer, *block as usize, first + count + index as u64)?;
+            }
+            self.set_refcounts(writer, first, end - first, 1)?;
+            return Ok(first);
+        }
+    }
+
+    /// Which refcount blocks are missing to cover `count` clusters from `first` on, and these blocks behind them.
+    fn missing_blocks(&self, writer: &Writer, first: u64, count: u64) -> Vec<u64> {
+        let per_block = self.per_block();
+        let mut blocks = Vec::new();
+        loop {
+            let last = (first + count + blocks.len() as u64 - 1) / per_block;
+            let is_missing = |block: &u64| {
+                writer.reftable.get(*block as usize).is_none_or(|entry| entry & REFTABLE_MASK == 0)
+            };
+            let missing: Vec<u64> = (first / per_block..=last).filter(is_missing).collect();
+            if missing.len() == blocks.len() {
+                return missing;
+            }
+            blocks = missing;
+        }
+    }
+
+    fn last_in_use(&self, writer: &Writer, first: u64, end: u64) -> Result<Option<u64>> {
+        for cluster in (first..end).rev() {
+            if self.refcount(writer, cluster)? != 0 {
+                return Ok(Some(cluster));
+            }
+        }
+        Ok(None)
+    }
+
     /// How many clusters from a free one on are free, up to `limit`; they have one refcount block.
     fn count_free(&self, writer: &Writer, first: u64, limit: u64) -> Result<u64> {
         let (width, per_slice) = (self.width(), self.per_slice());
@@ -354,13 +411,14 @@ impl Qcow2 {
         Ok(())
     }
 
-    fn check_in_use(&self, writer: &Writer, cluster: u64) -> Result<()> {
+    /// How often a cluster is referenced that is in use.
+    pub(super) fn check_in_use(&self, writer: &Writer, cluster: u64) -> Result<u64> {
         match self.refcount(writer, cluster)? {
             0 => {
                 let at = cluster << self.header.cluster_bits;
                 Err(Error::corrupt("the refcount of a cluster in use", at, "at least 1", 0))
             }
-            _ => Ok(()),
+            references => Ok(references),
         }
     }
 

@@ -47,6 +47,8 @@ const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 
 /// Where single fields of the header lie that are written in place.
 pub(super) const AT_SIZE: u64 = 24;
+/// The number of entries of the L1 table, and its offset behind that.
+pub(super) const AT_L1: u64 = 36;
 pub(super) const AT_REFTABLE: u64 = 48;
 pub(super) const AT_SNAPSHOTS: u64 = 60;
 pub(super) const AT_INCOMPATIBLE: u64 = 72;
@@ -70,9 +72,11 @@ struct RawHeader {
     snapshots_offset: U64,
 }
 const _: () = assert!(size_of::<RawHeader>() == 72);
+const _: () = assert!(std::mem::offset_of!(RawHeader, size) == AT_SIZE as usize);
+const _: () = assert!(std::mem::offset_of!(RawHeader, l1_size) == AT_L1 as usize);
+const _: () = assert!(std::mem::offset_of!(RawHeader, l1_table_offset) == AT_L1 as usize + 4);
 const _: () = assert!(std::mem::offset_of!(RawHeader, refcount_table_offset) == AT_REFTABLE as usize);
 
-const _: () = assert!(std::mem::offset_of!(RawHeader, size) == AT_SIZE as usize);
 const _: () = assert!(std::mem::offset_of!(RawHeader, nb_snapshots) == AT_SNAPSHOTS as usize);
 
 /// What version 3 adds; version 2 behaves as if all bits were clear and `refcount_order` were 4.

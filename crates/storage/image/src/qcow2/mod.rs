@@ -26,6 +26,7 @@ mod prepare;
 mod read;
 mod refcount;
 mod repair;
+mod resize;
 mod share;
 pub(crate) mod snapshots;
 mod state;
@@ -36,10 +37,12 @@ mod zero;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod resize_crash_tests;
+#[cfg(test)]
 mod snapshot_crash_tests;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use vmwright_disk::{Disk, Extent, check_range};
 
@@ -81,6 +84,8 @@ pub(crate) struct Qcow2 {
     data: DataFile,
     /// Whether the external data file has changes that are not durable yet.
     data_changed: AtomicBool,
+    /// Held while the size of the disk changes.
+    resizing: Mutex<()>,
     /// Whether damage was met while writing, so that nothing more is written.
     damaged: AtomicBool,
     read_only: Option<ReadOnly>,
@@ -160,6 +165,10 @@ impl Driver for Qcow2 {
         Ok(if self.has_data_file() { Placing::Through } else { Placing::Plain })
     }
 
+    fn make_empty(&self) -> Result<()> {
+        self.guarded(self.drop_all())
+    }
+
     fn packer(&self) -> Option<&dyn Packer> {
         Some(self)
     }
@@ -227,8 +236,8 @@ impl Disk for Qcow2 {
         Ok(self.guarded(self.give_back(offset, len))?)
     }
 
-    fn set_len(&self, _len: u64) -> vmwright_disk::Result<()> {
-        Err(vmwright_disk::Error::fixed_size("a qcow2 image"))
+    fn set_len(&self, len: u64) -> vmwright_disk::Result<()> {
+        Ok(self.guarded(self.resize(len))?)
     }
 
     fn flush(&self) -> vmwright_disk::Result<()> {

@@ -1,7 +1,7 @@
 //! Opening an image.
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use vmwright_disk::Disk;
 
@@ -76,6 +76,7 @@ impl Qcow2 {
             backing,
             data,
             data_changed: AtomicBool::new(false),
+            resizing: Mutex::default(),
             damaged: AtomicBool::new(false),
             read_only,
         })

@@ -84,7 +84,7 @@ pub(crate) fn qcow2(head: &[u8]) -> Shape {
         layout: Layout::Qcow2(options),
         size: u64::from(cluster_size) * 60 + 512,
         backing: (!backing.is_empty()).then_some(backing),
-        resizable: false,
+        resizable: true,
         scale: u64::from(cluster_size).min(4096),
     }
 }
