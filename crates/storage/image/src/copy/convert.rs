@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use vmwright_disk::{Disk, HostFile};
 
+use super::early::{Unnamed, written_early};
 use super::options::{ConvertOptions, Converted};
 use super::pace::Pace;
 use super::resume::{self, Progressing};
@@ -37,9 +38,18 @@ pub fn convert(
         None => (FreshImage::begin(target, &create, options.force)?, 0),
         Some(record) => resume::begin(target, &create, options.force, record)?,
     };
-    let file = fresh.file();
+    let unnamed = |file| Arc::new(Unnamed::new(file));
+    let files: Vec<Arc<Unnamed>> = match record {
+        None => std::iter::once(fresh.file()).chain(fresh.parts()).map(unnamed).collect(),
+        Some(_) => Vec::new(),
+    };
+    let (file, parts): (Arc<dyn Disk>, _) = match files.split_first() {
+        Some((file, parts)) => (file.clone(), parts.iter().map(|part| part.clone() as _).collect()),
+        // What is to be gone on with has to be durable from time to time.
+        None => (fresh.file(), fresh.parts()),
+    };
     let how = OpenOptions {
-        parts: fresh.parts(),
+        parts,
         secret: options.secret.clone(),
         backing: options.base.as_ref().map(|base| base.disk.clone()),
         ..OpenOptions::default()
@@ -53,12 +63,13 @@ pub fn convert(
     };
     let job =
         Job { source, options, pace: &pace, start, file: (start == 0).then_some(file), overwrite: false };
-    let converted = job.run(&image, Some(&checkpoint), progress).inspect_err(|error| {
-        if error.is_not_verified() {
-            // What is wrong is no beginning of anything.
-            fresh.keep(false);
-        }
-    })?;
+    let converted =
+        written_early(&files, || job.run(&image, Some(&checkpoint), progress)).inspect_err(|error| {
+            if error.is_not_verified() {
+                // What is wrong is no beginning of anything.
+                fresh.keep(false);
+            }
+        })?;
     drop(progressing);
     drop(image);
     fresh.commit()?;

@@ -26,6 +26,7 @@ mod checksum;
 mod chunks;
 mod compare;
 mod convert;
+mod early;
 mod map;
 mod measure;
 mod options;
