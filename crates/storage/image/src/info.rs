@@ -64,6 +64,8 @@ pub enum FormatInfo {
     Luks(LuksInfo),
     /// Of VHD.
     Vpc(VhdInfo),
+    /// Of VDI.
+    Vdi(VdiInfo),
 }
 
 /// What only qcow2 has.
@@ -190,6 +192,21 @@ pub struct VhdInfo {
     pub saved_state: bool,
     /// Whether the footer at the end is damaged or missing, so that its copy at the head stands in for it.
     pub footer_lost: bool,
+}
+
+/// What only VDI has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct VdiInfo {
+    /// `dynamic` or `static`.
+    pub subformat: &'static str,
+    /// The id of the image.
+    pub uuid: String,
+    /// How many blocks the disk has.
+    pub blocks: u64,
+    /// How many of them have a place in the file.
+    pub blocks_allocated: u64,
 }
 
 /// One internal snapshot.

@@ -52,7 +52,7 @@ pub use format::{Format, FormatChoice, probe};
 pub use image::{BackingFile, Image, OpenOptions, check, describe};
 pub use info::{
     BitmapInfo, CheckReport, FormatInfo, ImageInfo, Luks2Info, LuksInfo, LuksSlotInfo, Qcow2Info, Repair,
-    SnapshotInfo, VhdInfo,
+    SnapshotInfo, VdiInfo, VhdInfo,
 };
 pub use luks::{Chaining, IvGenerator, LuksKdf, LuksOptions};
 pub use qcow2::bitmaps::{Bitmaps, DirtyRun};

@@ -68,6 +68,18 @@ impl<F: Frame> Blocks<F> {
         self.cut(state)
     }
 
+    /// Fills every place between the blocks, also those that others left, and makes it durable.
+    pub(crate) fn close_all_gaps(&self) -> Result<()> {
+        self.prepare()?;
+        {
+            let mut state = self.write_state();
+            state.changed = true;
+            self.say_end(&state, state.map.end)?;
+            self.write_back(&mut state)?;
+        }
+        self.sync()
+    }
+
     /// Writes the pieces of the table that changed.
     fn write_table(&self, state: &mut State) -> Result<()> {
         const PER_PIECE: usize = SECTOR as usize / 4;
@@ -127,7 +139,7 @@ impl<F: Frame> Blocks<F> {
     }
 
     /// Copies a block with its bitmap.
-    fn copy_block(&self, from: u64, to: u64) -> Result<()> {
+    pub(crate) fn copy_block(&self, from: u64, to: u64) -> Result<()> {
         let stride = self.shape.stride();
         let mut buffer = Vec::new();
         let mut done = 0;

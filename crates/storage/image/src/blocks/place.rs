@@ -19,6 +19,9 @@ impl<F: Frame> Blocks<F> {
             self.write_back(state)?;
         }
         let raw = self.next_place(state)?;
+        if dense && raw as usize >= state.map.table.len() {
+            return Err(Reason::Full.into());
+        }
         let (at, end) = (state.map.end, state.map.end + self.shape.stride());
         self.make_room(at, end)?;
         if self.shape.prefix > 0 {
@@ -65,7 +68,8 @@ impl<F: Frame> Blocks<F> {
         Ok(())
     }
 
-    pub(super) fn say_end(&self, state: &State, end: u64) -> Result<()> {
+    /// Notes in the file where the last block ends.
+    pub(crate) fn say_end(&self, state: &State, end: u64) -> Result<()> {
         let blocks = (end - state.map.base.min(end)) / self.shape.stride();
         self.frame.say_end(&*self.file, end, blocks)
     }

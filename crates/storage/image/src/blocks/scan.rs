@@ -23,6 +23,8 @@ pub(crate) struct Scan {
 }
 
 const MAX_FINDINGS: usize = 100;
+/// So far past the number of blocks a number may be.
+const SLACK: usize = 65536;
 
 impl Scan {
     fn found(&mut self, at: u64, expected: &'static str, actual: u64) {
@@ -45,8 +47,9 @@ pub(crate) fn scan(file: &dyn Disk, shape: &Shape, map: &Map) -> Scan {
         let start = map.place(shape.unit, raw);
         let end = start.saturating_add(shape.stride());
         let entry_at = map.table_at + block as u64 * 4;
-        if shape.unit == shape.block_size && raw as usize >= map.table.len() {
-            // Others refuse such numbers; so gaps are no more than blocks.
+        if shape.unit == shape.block_size && raw as usize >= map.table.len().saturating_add(SLACK) {
+            // Others refuse numbers past the last block, which are there only while a table is made longer; and gaps
+            // are not much more than blocks.
             found.found(entry_at, "the number of a block", raw.into());
         } else if map.reserved.iter().any(|other| start < other.end && other.start < end) {
             found.found(entry_at, "a block that does not lie on tables", raw.into());
