@@ -389,7 +389,8 @@ fn stack(links: Vec<Link>, bottom: Option<Arc<dyn Disk>>, options: &ChainOptions
             snapshot,
         };
         let image = Image::open(link.file, FormatChoice::Exact(link.format), how)?;
-        if link.expects.is_some() && image.driver().content_id()? != link.expects {
+        let found = image.driver().content_id()?;
+        if link.expects.is_some_and(|expects| !found.is_some_and(|found| expects.accepts(&found))) {
             return Err(Reason::WrongParent { name: link.path.display().to_string() }.into());
         }
         lower = Some(image);

@@ -137,6 +137,18 @@ pub(crate) enum ContentId {
     Vhd([u8; 16]),
     /// The data write GUID of a VHDX.
     Vhdx([u8; 16]),
+    /// Of what is expected of a VHDX: one of two data write GUIDs.
+    VhdxEither([u8; 16], [u8; 16]),
+}
+
+impl ContentId {
+    /// Whether `found` is what this expects.
+    pub(crate) fn accepts(&self, found: &Self) -> bool {
+        match (self, found) {
+            (Self::VhdxEither(one, other), Self::Vhdx(found)) => [one, other].contains(&found),
+            _ => self == found,
+        }
+    }
 }
 
 /// The other files that an image names.

@@ -62,7 +62,7 @@ pub use qcow2::snapshots::Snapshots;
 pub use raw::RawOptions;
 pub use vdi::VdiOptions;
 pub use vhd::{VhdOptions, VhdSubformat};
-pub use vhdx::VhdxOptions;
+pub use vhdx::{VhdxOptions, VhdxSubformat};
 pub use vmdk::VmdkOptions;
 
 pub(crate) use image::allocated;

@@ -142,7 +142,8 @@ pub fn support(format: Format, operation: Operation) -> Support {
         }
         (Op::Write | Op::Discard | Op::Compact, _) => Done,
         (Op::Grow | Op::Shrink, Format::Qcow2) => Partly("not with dirty bitmaps"),
-        (Op::Shrink, Format::Vmdk | Format::Vhd | Format::Vhdx | Format::Vdi) => Partly("fixed images"),
+        (Op::Shrink, Format::Vmdk | Format::Vhd | Format::Vdi) => Partly("fixed images"),
+        (Op::Shrink, Format::Vhdx) => Partly("not differencing images"),
         (Op::Grow | Op::Shrink, _) => Done,
         (Op::Compress, Format::Qcow2) => Done,
         (Op::Compress, Format::Vmdk) => Partly("streamOptimized images"),
