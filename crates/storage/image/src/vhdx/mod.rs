@@ -32,7 +32,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use vmwright_disk::{Disk, Extent, check_range};
 
-use crate::driver::{ContentId, Driver, Links, ParentLink};
+use crate::driver::{ContentId, Driver, Links, ParentLink, Place, Placing};
 use crate::error::Reason;
 use crate::info::{CheckReport, Repair};
 use crate::{BackingFile, Format, ImageInfo, Layout, OpenOptions, Result, allocated};
@@ -193,8 +193,8 @@ impl Driver for Vhdx {
         self.drop_all()
     }
 
-    fn place(&self, offset: u64, len: u64) -> Result<bool> {
-        self.place_blocks(offset, len)
+    fn place(&self, offset: u64, len: u64, places: &mut Vec<Place>) -> Result<Placing> {
+        self.place_blocks(offset, len, places)
     }
 
     fn content_id(&self) -> Result<Option<ContentId>> {

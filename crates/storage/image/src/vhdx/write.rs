@@ -16,6 +16,7 @@ use super::map::{Block, RunKind};
 use super::region::Place;
 use super::state::State;
 use crate::Result;
+use crate::driver::Placing;
 use crate::error::Reason;
 
 /// At most so many bytes of a differencing image are written at a time.
@@ -76,23 +77,37 @@ impl Vhdx {
         }
     }
 
-    /// Takes places for the blocks of a range that nothing is in yet; false if a parent would have to be kept.
-    pub(super) fn place_blocks(&self, offset: u64, len: u64) -> Result<bool> {
+    /// Takes places for the blocks of a range, where the caller writes it; in order if a parent has to be kept.
+    pub(super) fn place_blocks(
+        &self,
+        offset: u64,
+        len: u64,
+        places: &mut Vec<crate::driver::Place>,
+    ) -> Result<Placing> {
         self.prepare()?;
         let mut state = self.write_state();
         if state.params.parent.is_some() {
-            return Ok(false);
+            return Ok(Placing::InOrder);
         }
         check_range(offset, len, state.params.size)?;
         let block_size = state.params.block_size;
-        for block in offset / block_size..(offset + len).div_ceil(block_size) {
+        let mut done = 0;
+        while done < len {
             self.relieve(&mut state)?;
-            if matches!(self.block(&state, block)?, Block::Absent | Block::Zero) {
-                let index = state.params.entry_of(block);
-                self.link_new(&mut state, index, block_size, bat::FULLY_PRESENT)?;
-            }
+            let at = offset + done;
+            let (block, skip) = (at / block_size, at % block_size);
+            let host = match self.block(&state, block)? {
+                Block::Full(host) | Block::Partial(host) => host,
+                Block::Absent | Block::Zero => {
+                    let index = state.params.entry_of(block);
+                    self.link_new(&mut state, index, block_size, bat::FULLY_PRESENT)?
+                }
+            };
+            let len = (len - done).min(block_size - skip);
+            places.push(crate::driver::Place { offset: at, host: host + skip, len });
+            done += len;
         }
-        Ok(true)
+        Ok(Placing::Plain)
     }
 
     /// Writes a block that was the parent's, all that the disk has of it.
