@@ -211,28 +211,21 @@ fn same_info(path: &Path) {
 fn we_read_and_write_what_qemu_makes() {
     need!("qemu-img");
     let folder = Folder::new();
-    for (index, words) in [
-        "cipher-alg=aes-256",
-        "cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256,cipher-alg=aes-128,hash-alg=sha1",
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let path = folder.path(&format!("disk{index}"));
-        make_by_qemu(&path, words);
-        let theirs = qemu_content(&path);
-        let image = open(&path);
-        // What was never written is garbage, and the same garbage.
-        assert!(content(&image) == theirs);
-        let (mut model, mut numbers) = (theirs, Numbers(index as u64));
-        for _ in 0..60 {
-            change(&image, &mut model, &mut numbers, 4096);
-        }
-        image.flush().unwrap();
-        drop(image);
-        assert!(qemu_content(&path) == model);
-        same_info(&path);
+    let path = folder.path("disk");
+    // One image alone: qemu-img takes seconds to measure how fast it is.
+    make_by_qemu(&path, "cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256,cipher-alg=aes-128,hash-alg=sha1");
+    let theirs = qemu_content(&path);
+    let image = open(&path);
+    // What was never written is garbage, and the same garbage.
+    assert!(content(&image) == theirs);
+    let (mut model, mut numbers) = (theirs, Numbers(5));
+    for _ in 0..60 {
+        change(&image, &mut model, &mut numbers, 4096);
     }
+    image.flush().unwrap();
+    drop(image);
+    assert!(qemu_content(&path) == model);
+    same_info(&path);
 }
 
 #[test]
@@ -298,9 +291,10 @@ fn with_key() -> (Folder, String) {
 fn cryptsetup_decrypts_what_we_write_into_luks2() {
     need!("cryptsetup");
     let (folder, key) = with_key();
-    for (index, words) in
-        ["pbkdf=argon2id,memory=64K", "pbkdf=pbkdf2,sector-size=4096,label=mine"].into_iter().enumerate()
-    {
+    let torture = std::env::var_os("VMWRIGHT_TORTURE").is_some();
+    // One alone: cryptsetup waits seconds for the host's disk.
+    let cases = ["pbkdf=argon2id,memory=64K,sector-size=4096,label=mine", "pbkdf=pbkdf2"];
+    for (index, words) in cases.into_iter().enumerate().take(if torture { 2 } else { 1 }) {
         let path = folder.path(&format!("disk{index}"));
         create(&path, &create_options(&format!("version=2,zeroed=on,{words}"), 1_000_000), false).unwrap();
         let image = open(&path);
