@@ -87,6 +87,7 @@ mod stamp;
 mod store;
 mod transaction;
 mod window;
+mod wipe;
 
 pub use error::{Error, ErrorKind, Result};
 pub use extent::{Extent, ExtentKind, FileId};
@@ -98,6 +99,7 @@ pub use recover::{Pending, Recovered, Recovery, pending, recover};
 pub use stamp::FileStamp;
 pub use transaction::{Access, FilePlan, Plan, Transaction, TransactionOptions, WriteMode};
 pub use window::Window;
+pub use wipe::Wipe;
 
 /// A range of bytes that can be read and written at any position, from several threads at once.
 ///

@@ -45,6 +45,7 @@ mod vdi;
 mod vhd;
 mod vhdx;
 mod vmdk;
+mod wipe;
 
 pub use create::{CreateOptions, Layout, ParentId, PartMaker, create, create_on};
 pub use error::{Error, Result};
@@ -64,5 +65,6 @@ pub use vdi::VdiOptions;
 pub use vhd::{VhdOptions, VhdSubformat};
 pub use vhdx::{VhdxOptions, VhdxSubformat};
 pub use vmdk::VmdkOptions;
+pub use wipe::{WipeOptions, WipePattern, Wiped, wipe};
 
 pub(crate) use image::allocated;

@@ -213,7 +213,10 @@ fn we_read_and_write_what_qemu_makes() {
     let folder = Folder::new();
     let path = folder.path("disk");
     // One image alone: qemu-img takes seconds to measure how fast it is.
-    make_by_qemu(&path, "cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256,cipher-alg=aes-128,hash-alg=sha1");
+    make_by_qemu(
+        &path,
+        "cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256,cipher-alg=aes-128,hash-alg=sha1",
+    );
     let theirs = qemu_content(&path);
     let image = open(&path);
     // What was never written is garbage, and the same garbage.
