@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use support::*;
 use vmwright_disk::Disk;
-use vmwright_image::{BackingFile, CreateOptions, Format, Layout, create};
+use vmwright_image::{BackingFile, CreateOptions, Format, FormatChoice, Layout, chain, create};
 use vmwright_judges::need;
 
 /// One combination of options, as `-o` takes them.
@@ -348,4 +348,38 @@ fn resizing_is_refused_where_qemu_refuses_it() {
     qemu_img("bitmap --add {} changes", &[&path]);
     let error = open(&path, false).set_len(2 << 20).unwrap_err();
     assert!(error.to_string().contains("bitmaps"), "{error}");
+}
+
+#[test]
+fn qemu_sees_a_backing_file_that_was_renamed_or_removed() {
+    need!("qemu-img");
+    let folder = Folder::new();
+    let (path, base) = (folder.path("image"), folder.path("base"));
+    let bytes = Numbers(3).bytes(1 << 20);
+    std::fs::write(&base, &bytes).unwrap();
+    let copy = folder.path("a copy with another name");
+    std::fs::write(&copy, &bytes).unwrap();
+    let rebase = |path: &Path, base: Option<chain::NewBase>| {
+        let how = chain::RebaseOptions { base, ..chain::RebaseOptions::default() };
+        let gate = chain::AllowAll::default();
+        chain::rebase(path, FormatChoice::Exact(Format::Qcow2), &gate, &how, &|_, _| {}).unwrap();
+    };
+    for options in ["compat=0.10", "compat=1.1", "extended_l2=on", "cluster_size=512"] {
+        qemu_img(&format!("create -q -f qcow2 -o {options} -F raw -b {{}} {{}}"), &[&base, &path]);
+        qemu_io(&path, "qcow2", &["write -P 5 64k 100k"]);
+        let shown = qemu_content(&path);
+        qemu_img("rebase -u -f qcow2 -F raw -b {} {}", &[&copy, &path]);
+        let image = open(&path, false);
+        assert_eq!(image.backing_file().unwrap().name, copy.to_str().unwrap());
+        drop(image);
+        let to = chain::NewBase { name: base.to_str().unwrap().to_owned(), format: Format::Raw };
+        rebase(&path, Some(to));
+        check(&path);
+        assert!(qemu_content(&path) == shown, "{options}");
+        rebase(&path, None);
+        check(&path);
+        let info = qemu_img("info {}", &[&path]);
+        assert!(!info.contains("backing file"), "{info}");
+        assert!(qemu_content(&path) == shown, "{options}");
+    }
 }

@@ -73,6 +73,10 @@ pub(crate) fn empty_header(size: u64, options: &Qcow2Options) -> Header {
         backing: None,
         bitmaps: None,
         data_file: options.data_file.clone(),
+        encryption_header: None,
+        more_extensions: Vec::new(),
+        more_fields: Vec::new(),
+        name_at: 0,
         feature_names: if v3 { Header::default_feature_names() } else { Vec::new() },
     }
 }

@@ -45,6 +45,9 @@ const EXTENSION_BITMAPS: u32 = 0x2385_2875;
 pub(super) const EXTENSION_ENCRYPTION: u32 = 0x0537_be77;
 const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 
+/// The length of the header of version 3, with the fields that are known here.
+const V3_LEN: usize = 112;
+
 /// Where single fields of the header lie that are written in place.
 pub(super) const AT_SIZE: u64 = 24;
 /// The number of entries of the L1 table, and its offset behind that.
@@ -197,6 +200,14 @@ pub(crate) struct Header {
     pub(crate) backing: Option<BackingName>,
     pub(crate) bitmaps: Option<BitmapDirectory>,
     pub(crate) data_file: Option<String>,
+    /// Where the LUKS header is, and its length.
+    pub(crate) encryption_header: Option<(u64, u64)>,
+    /// Extensions of which nothing is known here.
+    pub(crate) more_extensions: Vec<(u32, Vec<u8>)>,
+    /// Fields behind those that are known here.
+    pub(crate) more_fields: Vec<u8>,
+    /// Where the name of the backing file is in the file, if there is one.
+    pub(crate) name_at: u64,
     /// Names of feature bits: kind (0 incompatible, 1 compatible, 2 autoclear), bit, name.
     pub(crate) feature_names: Vec<(u8, u8, String)>,
 }
@@ -270,6 +281,10 @@ impl Header {
             backing: None,
             bitmaps: None,
             data_file: None,
+            encryption_header: None,
+            more_extensions: Vec::new(),
+            more_fields: Vec::new(),
+            name_at: 0,
             feature_names: Vec::new(),
         };
         let mut extensions_at = size_of::<RawHeader>();
@@ -280,6 +295,7 @@ impl Header {
         header.parse_extensions(first, extensions_at, &mut backing_format)?;
         header.backing =
             parse_backing(first, raw, cluster_size)?.map(|name| BackingName { name, format: backing_format });
+        header.name_at = if header.backing.is_some() { raw.backing_file_offset.get() } else { 0 };
         Ok(header)
     }
 
@@ -298,6 +314,7 @@ impl Header {
         if len < 104 || len > first.len() {
             return Err(Error::corrupt("header_length", 100, "104 to one cluster", len as u64));
         }
+        self.more_fields = first.get(V3_LEN..len).unwrap_or_default().to_vec();
         let compression = if len > 104 { first[104] } else { 0 };
         self.compression = match compression {
             0 => Compression::Deflate,
@@ -332,8 +349,9 @@ impl Header {
                 EXTENSION_DATA_FILE => self.data_file = Some(text(data)),
                 EXTENSION_FEATURE_NAMES => self.feature_names = parse_feature_names(data),
                 EXTENSION_BITMAPS => self.bitmaps = Some(parse_bitmaps(data, data_at)?),
+                EXTENSION_ENCRYPTION => self.encryption_header = Some(parse_encryption(data, data_at)?),
                 // Every other extension may be ignored, says the specification.
-                _ => {}
+                _ => self.more_extensions.push((kind, data.to_vec())),
             }
             at = data_at + len.next_multiple_of(8);
         }
@@ -388,41 +406,72 @@ impl Header {
 
     /// The header with its extensions as the beginning of the first cluster.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let v3 = self.version == Version::V3;
+        self.encode_with_name_at(self.encode_extensions_end())
+    }
+
+    /// Where the extensions end.
+    pub(super) fn encode_extensions_end(&self) -> usize {
+        self.header_len() + self.encode_extensions().len()
+    }
+
+    fn header_len(&self) -> usize {
+        match self.version {
+            Version::V3 => V3_LEN + self.more_fields.len(),
+            Version::V2 => size_of::<RawHeader>(),
+        }
+    }
+
+    /// The same, with the name of the backing file at this offset, which is behind the extensions.
+    pub(super) fn encode_with_name_at(&self, name_at: usize) -> Vec<u8> {
+        let header_len = self.header_len();
+        let name = self.backing.as_ref().map(|backing| backing.name.as_bytes()).unwrap_or_default();
+        let place = if name.is_empty() { 0 } else { name_at };
+        let mut out = self.encode_fixed(place as u64, name.len() as u32).as_bytes().to_vec();
+        if self.version == Version::V3 {
+            out.extend_from_slice(self.encode_v3(header_len as u32).as_bytes());
+            out.push(match self.compression {
+                Compression::Deflate => 0,
+                Compression::Zstd => 1,
+            });
+            out.resize(V3_LEN, 0);
+            out.extend_from_slice(&self.more_fields);
+        }
+        out.extend_from_slice(&self.encode_extensions());
+        if !name.is_empty() {
+            out.resize(name_at.max(out.len()), 0);
+            out.extend_from_slice(name);
+        }
+        out
+    }
+
+    /// The extensions: first those that matter, so that they are within the first sector.
+    fn encode_extensions(&self) -> Vec<u8> {
         let mut extensions = Vec::new();
         if let Some(format) = self.backing.as_ref().and_then(|backing| backing.format.as_ref()) {
             push_extension(&mut extensions, EXTENSION_BACKING_FORMAT, format.as_bytes());
         }
+        if let Some((offset, len)) = self.encryption_header {
+            let place = [offset.to_be_bytes(), len.to_be_bytes()].concat();
+            push_extension(&mut extensions, EXTENSION_ENCRYPTION, &place);
+        }
+        if let Some(bitmaps) = &self.bitmaps {
+            push_extension(&mut extensions, EXTENSION_BITMAPS, encode_bitmaps(bitmaps).as_bytes());
+        }
         if let Some(name) = &self.data_file {
             push_extension(&mut extensions, EXTENSION_DATA_FILE, name.as_bytes());
         }
-        if v3 && !self.feature_names.is_empty() {
+        for (kind, data) in &self.more_extensions {
+            push_extension(&mut extensions, *kind, data);
+        }
+        if self.version == Version::V3 && !self.feature_names.is_empty() {
             push_extension(
                 &mut extensions,
                 EXTENSION_FEATURE_NAMES,
                 &encode_feature_names(&self.feature_names),
             );
         }
-        if let Some(bitmaps) = &self.bitmaps {
-            push_extension(&mut extensions, EXTENSION_BITMAPS, encode_bitmaps(bitmaps).as_bytes());
-        }
         push_extension(&mut extensions, EXTENSION_END, &[]);
-
-        let header_len = if v3 { 112 } else { size_of::<RawHeader>() };
-        let name = self.backing.as_ref().map(|backing| backing.name.as_bytes()).unwrap_or_default();
-        let name_at = if name.is_empty() { 0 } else { header_len + extensions.len() };
-        let mut out = self.encode_fixed(name_at as u64, name.len() as u32).as_bytes().to_vec();
-        if v3 {
-            out.extend_from_slice(self.encode_v3(header_len as u32).as_bytes());
-            out.push(match self.compression {
-                Compression::Deflate => 0,
-                Compression::Zstd => 1,
-            });
-            out.resize(header_len, 0);
-        }
-        out.extend_from_slice(&extensions);
-        out.extend_from_slice(name);
-        out
+        extensions
     }
 
     fn encode_fixed(&self, name_at: u64, name_len: u32) -> RawHeader {
@@ -516,6 +565,15 @@ fn parse_bitmaps(data: &[u8], at: usize) -> Result<BitmapDirectory> {
     })
 }
 
+fn parse_encryption(data: &[u8], at: usize) -> Result<(u64, u64)> {
+    let numbers: Option<(&[u8; 8], &[u8; 8])> =
+        data.split_first_chunk().and_then(|(offset, rest)| Some((offset, rest.first_chunk()?)));
+    let (offset, len) = numbers.ok_or_else(|| {
+        Error::corrupt("the encryption extension", at as u64, "16 bytes", data.len() as u64)
+    })?;
+    Ok((u64::from_be_bytes(*offset), u64::from_be_bytes(*len)))
+}
+
 fn encode_bitmaps(bitmaps: &BitmapDirectory) -> RawBitmaps {
     RawBitmaps {
         nb_bitmaps: bitmaps.count.into(),
@@ -556,7 +614,7 @@ mod tests {
                 refcount_order: if v3 { refcount_order } else { 4 }, compression,
                 backing: backing.map(|name| BackingName { name, format }),
                 bitmaps: bitmaps.map(|(count, offset, len)| BitmapDirectory { count, offset, len }),
-                data_file: None,
+                data_file: None, encryption_header: None, more_extensions: Vec::new(), more_fields: Vec::new(), name_at: 0,
                 feature_names: Vec::new(),
             }
         }
@@ -565,7 +623,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_header_parses_back_to_itself(header in headers()) {
-            prop_assert_eq!(Header::parse(&header.encode()).unwrap(), header);
+            let parsed = Header::parse(&header.encode()).unwrap();
+            prop_assert_eq!(Header { name_at: 0, ..parsed }, header);
         }
 
         #[test]

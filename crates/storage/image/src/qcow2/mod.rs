@@ -27,6 +27,7 @@ mod read;
 mod refcount;
 mod repair;
 mod resize;
+mod rewrite;
 mod share;
 pub(crate) mod snapshots;
 mod state;
@@ -163,6 +164,10 @@ impl Driver for Qcow2 {
     fn place(&self, offset: u64, len: u64, places: &mut Vec<Place>) -> Result<Placing> {
         self.place_clusters(offset, len, &mut |place| places.push(place))?;
         Ok(if self.has_data_file() { Placing::Through } else { Placing::Plain })
+    }
+
+    fn set_backing_file(&self, backing: Option<&BackingFile>) -> Result<()> {
+        self.guarded(self.rename_backing(backing))
     }
 
     fn make_empty(&self) -> Result<()> {

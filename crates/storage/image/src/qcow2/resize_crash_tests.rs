@@ -102,3 +102,46 @@ fn crash_while_shrinking_leaves_the_old_size_with_its_data_or_the_new_one() {
     let extended = Qcow2Options { cluster_size: 16384, extended_l2: true, ..Qcow2Options::default() };
     resize_and_crash(&extended, true, 290_304, 20_992);
 }
+
+/// Crashes everywhere while the backing file changes its name: it is the old one or the new one.
+fn rename_and_crash(layout: &Qcow2Options, from: Option<&str>, to: Option<&str>) {
+    let named = |name: &str| BackingFile { name: name.to_owned(), format: Some("raw".to_owned()) };
+    let (from, to) = (from.map(named), to.map(named));
+    let file: Arc<dyn Disk> = Arc::new(MemDisk::new(0));
+    let options = CreateOptions::laid_out(Layout::Qcow2(layout.clone()), 1 << 20);
+    create_on(&file, &CreateOptions { backing: from.clone(), ..options }).unwrap();
+    let mut bytes = vec![0; file.len() as usize];
+    file.read_at(&mut bytes, 0).unwrap();
+    for nth in 0..8 {
+        for fault in [Fault::Stop, Fault::Tear(512)] {
+            let file = Arc::new(VolatileDisk::new(bytes.clone()));
+            let image = open(Arc::new(FaultDisk::with_fault(file.clone(), nth, fault)), true).unwrap();
+            let done = image.driver().set_backing_file(to.as_ref());
+            drop(image);
+            for loss in Loss::choices(file.pending(), 4) {
+                let after = Arc::new(MemDisk::from_bytes(file.after_crash(loss)));
+                let image = open(after, true).unwrap_or_else(|error| panic!("{nth}: {error}"));
+                let now = image.backing_file();
+                assert!(now == from || now == to, "{nth}, {loss:?}: {now:?}");
+                assert!(done.is_err() || now == to, "{nth}, {loss:?}: not durable");
+                assert!(image.check().unwrap().is_clean());
+            }
+        }
+    }
+}
+
+#[test]
+fn crash_while_a_backing_file_is_renamed_leaves_one_of_the_names() {
+    let long = "x".repeat(1023);
+    let names = [None, Some("base"), Some("another/base.raw"), Some(long.as_str())];
+    for compat in [Compat::V0_10, Compat::V1_1] {
+        for from in names {
+            for to in names {
+                rename_and_crash(&Qcow2Options { compat, ..Qcow2Options::default() }, from, to);
+            }
+        }
+    }
+    // A cluster of one sector changes as one.
+    let small = Qcow2Options { cluster_size: 512, ..Qcow2Options::default() };
+    rename_and_crash(&small, Some("base"), Some("another"));
+}
