@@ -78,6 +78,11 @@ pub(crate) trait Driver: Disk {
         None
     }
 
+    /// Whether the content can be written by the packer alone.
+    fn packs_only(&self) -> bool {
+        false
+    }
+
     /// The image as qcow2: snapshots, bitmaps.
     fn qcow2(&self) -> Option<&Qcow2> {
         None

@@ -66,6 +66,8 @@ pub enum FormatInfo {
     Vpc(VhdInfo),
     /// Of VDI.
     Vdi(VdiInfo),
+    /// Of VMDK.
+    Vmdk(VmdkInfo),
 }
 
 /// What only qcow2 has.
@@ -207,6 +209,40 @@ pub struct VdiInfo {
     pub blocks: u64,
     /// How many of them have a place in the file.
     pub blocks_allocated: u64,
+}
+
+/// What only VMDK has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct VmdkInfo {
+    /// The content id, which changes with the content; zero where an extent is described without its descriptor.
+    pub cid: u32,
+    /// The content id of the parent; `0xffffffff` for none.
+    pub parent_cid: u32,
+    /// The subformat.
+    pub create_type: String,
+    /// The extents, in the order of the disk.
+    pub extents: Vec<VmdkExtentInfo>,
+}
+
+/// One extent of a VMDK.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub struct VmdkExtentInfo {
+    /// Whether it is compressed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub compressed: bool,
+    /// Its length in bytes.
+    pub virtual_size: u64,
+    /// The file as the descriptor names it.
+    pub filename: String,
+    /// The length of a grain in bytes; only for sparse extents that are open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_size: Option<u64>,
+    /// The type as the descriptor writes it; empty for an image of one file.
+    pub format: String,
 }
 
 /// One internal snapshot.

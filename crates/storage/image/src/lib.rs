@@ -53,7 +53,7 @@ pub use format::{Format, FormatChoice, probe};
 pub use image::{BackingFile, Image, OpenOptions, check, describe};
 pub use info::{
     BitmapInfo, CheckReport, FormatInfo, ImageInfo, Luks2Info, LuksInfo, LuksSlotInfo, Qcow2Info, Repair,
-    SnapshotInfo, VdiInfo, VhdInfo,
+    SnapshotInfo, VdiInfo, VhdInfo, VmdkExtentInfo, VmdkInfo,
 };
 pub use luks::{Chaining, IvGenerator, LuksKdf, LuksOptions};
 pub use qcow2::bitmaps::{Bitmaps, DirtyRun};
@@ -64,7 +64,7 @@ pub use raw::RawOptions;
 pub use vdi::VdiOptions;
 pub use vhd::{VhdOptions, VhdSubformat};
 pub use vhdx::{VhdxOptions, VhdxSubformat};
-pub use vmdk::VmdkOptions;
+pub use vmdk::{AdapterType, Subformat, VmdkOptions};
 pub use wipe::{WipeOptions, WipePattern, Wiped, wipe};
 
 pub(crate) use image::allocated;

@@ -58,7 +58,7 @@ impl<'a> Transfer<'a> {
         if target.len() < source.len() {
             return Err(Error::invalid("a copy", "the target is smaller than the source"));
         }
-        let packer = match (compress, target.driver().packer()) {
+        let packer = match (compress || target.driver().packs_only(), target.driver().packer()) {
             (false, _) => None,
             (true, Some(packer)) => Some(packer),
             (true, None) => return Err(Error::unsupported("compression in this format")),

@@ -98,7 +98,9 @@ fn open(file: &Arc<dyn Disk>, shape: &Shape, backing: &Option<Arc<dyn Disk>>) ->
 pub(crate) fn run(shape: &Shape, steps: &[Step]) -> (Vec<u8>, Vec<u8>) {
     let bytes = shape.backing.clone().unwrap_or_default();
     let backing = shape.backing.clone().map(|bytes| Arc::new(MemDisk::from_bytes(bytes)) as Arc<dyn Disk>);
-    let named = backing.is_some().then(|| BackingFile { name: "base".into(), format: Some("raw".into()) });
+    // A VMDK has no other parents, which is an affair of the name alone here.
+    let format = if matches!(shape.layout, Layout::Vmdk(_)) { "vmdk" } else { "raw" };
+    let named = backing.is_some().then(|| BackingFile { name: "base".into(), format: Some(format.into()) });
     let file: Arc<dyn Disk> = Arc::new(MemDisk::new(0));
     let create =
         CreateOptions { backing: named, ..CreateOptions::laid_out(shape.layout.clone(), shape.size) };

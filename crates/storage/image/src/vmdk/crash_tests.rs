@@ -1,0 +1,52 @@
+//! What a crash may do to a VMDK image.
+
+use super::VmdkOptions;
+use crate::Layout;
+use crate::crash::{Case, SIZE, STEPS, Step, is_torture};
+
+/// The steps of all formats, stretched to grains of 64 KiB.
+fn steps() -> Vec<Step> {
+    let wide = STEPS.map(|step| match step {
+        Step::Write { offset, len, byte } => {
+            Step::Write { offset: offset / 4096 * 65536 + offset % 4096, len, byte }
+        }
+        Step::Zero { offset, len } => Step::Zero { offset: offset / 4096 * 65536, len: len * 16 },
+        Step::Discard { offset, len } => Step::Discard { offset: offset / 4096 * 65536, len: len * 16 },
+        Step::Flush => Step::Flush,
+    });
+    wide.to_vec()
+}
+
+fn case(zeroed_grain: bool, wide: bool) -> Case {
+    Case {
+        layout: Layout::Vmdk(VmdkOptions { zeroed_grain, ..VmdkOptions::default() }),
+        size: SIZE,
+        steps: if wide { steps().into_iter().filter(fits).collect() } else { STEPS.to_vec() },
+        qemu_check: Some("vmdk"),
+    }
+}
+
+fn fits(step: &Step) -> bool {
+    match *step {
+        Step::Write { offset, len, .. } | Step::Zero { offset, len } | Step::Discard { offset, len } => {
+            offset + len <= SIZE
+        }
+        Step::Flush => true,
+    }
+}
+
+#[test]
+fn crash_after_flush_data_survives() {
+    for zeroed in [false, true] {
+        for wide in [false, true] {
+            let total = case(zeroed, wide).crash_everywhere(if is_torture() { 30 } else { 2 });
+            assert!(total > 15, "only {total} changes");
+        }
+    }
+}
+
+#[test]
+fn a_failed_write_is_reported_and_the_image_goes_on() {
+    case(false, true).fail_everywhere();
+    case(true, false).fail_everywhere();
+}
