@@ -12,7 +12,7 @@ use serde_json::Value;
 use support::{Folder, Numbers, change, content, qemu_content, qemu_img, qemu_io};
 use vmwright_disk::conformance::{Features, check, check_read_only};
 use vmwright_disk::{Disk, ErrorKind, ExtentKind, HostFile, MemDisk};
-use vmwright_image::chain::{AllowAll, ChainOptions, open};
+use vmwright_image::chain::{AllowAll, ChainOptions, create_overlay_as, open};
 use vmwright_image::{
     CreateOptions, Format, FormatChoice, Image, Layout, OpenOptions, Subformat, VmdkOptions, copy, create,
     create_on,
@@ -50,7 +50,7 @@ fn open_at(path: &Path, read_only: bool) -> Image {
 }
 
 /// Data of many kinds on a raw disk with holes, over the border of extents too.
-fn source(path: &Path, size: u64) -> HostFile {
+fn source(path: &Path, size: u64) {
     let raw = HostFile::create(path, size).unwrap();
     let mut numbers = Numbers(7);
     for at in [0, 65536 * 3 + 512, 40 << 20, (2 << 30) - 70_000, size - 3000] {
@@ -62,7 +62,16 @@ fn source(path: &Path, size: u64) -> HostFile {
             raw.write_at(&[b'x'; 65536 * 2], at + 200_000).unwrap();
         }
     }
-    raw
+}
+
+/// A raw disk for reading, without the lock that would keep QEMU out.
+fn reader(path: &Path) -> HostFile {
+    HostFile::open_forced(path).unwrap()
+}
+
+/// Writes to a raw disk.
+fn put(path: &Path, data: &[u8], at: u64) {
+    HostFile::open(path, false).unwrap().write_at(data, at).unwrap();
 }
 
 fn assert_same(one: &dyn Disk, other: &dyn Disk) {
@@ -95,11 +104,11 @@ fn images_of_every_subformat_that_qemu_makes_are_read() {
     for subformat in QEMU {
         let folder = Folder::new();
         let (raw, image) = (folder.path("raw"), folder.path("disk.vmdk"));
-        let raw_disk = source(&raw, SPLIT);
+        source(&raw, SPLIT);
         qemu_img(&format!("convert -f raw -O vmdk -o subformat={subformat} {{}} {{}}"), &[&raw, &image]);
         let ours = open_at(&image, true);
         assert_eq!(ours.len(), SPLIT, "{subformat}");
-        assert_same(&raw_disk, &ours);
+        assert_same(&reader(&raw), &ours);
         assert!(ours.check().unwrap().is_clean(), "{subformat}");
         for (start, len, data) in qemu_map(&image) {
             let mut at = start;
@@ -119,14 +128,14 @@ fn every_subformat_made_here_is_checked_and_read_by_qemu() {
     for subformat in WRITABLE.into_iter().chain([Subformat::StreamOptimized]) {
         let folder = Folder::new();
         let (raw, image) = (folder.path("raw"), folder.path("disk.vmdk"));
-        let raw_disk = source(&raw, SPLIT);
+        source(&raw, SPLIT);
         let mut options = copy::ConvertOptions::new(Format::Vmdk);
         options.layout = Layout::Vmdk(layout(subformat));
-        copy::convert(&raw_disk, &image, &options, &|_, _| {}).unwrap();
+        copy::convert(&reader(&raw), &image, &options, &|_, _| {}).unwrap();
         qemu_img("check -q -f vmdk {}", &[&image]);
         qemu_compare(&raw, &image);
         let ours = open_at(&image, true);
-        assert_same(&raw_disk, &ours);
+        assert_same(&reader(&raw), &ours);
         assert!(ours.check().unwrap().is_clean());
     }
 }
@@ -173,17 +182,17 @@ fn changes_by_qemu_and_by_us_take_turns_in_one_image() {
             let folder = Folder::new();
             let (raw, image) = (folder.path("raw"), folder.path("disk.vmdk"));
             make(&image, VmdkOptions { zeroed_grain, ..layout(subformat) }, SPLIT);
-            let raw_disk = HostFile::create(&raw, SPLIT).unwrap();
+            HostFile::create(&raw, SPLIT).unwrap();
             let far = (2u64 << 30) - 4096;
             for round in 1..4u64 {
                 let ours = open_at(&image, false);
                 for (at, len) in [(round * 70_000, 5000), (far, 8192), (round << 20, 65536)] {
                     let data = vec![round as u8; len];
                     ours.write_at(&data, at).unwrap();
-                    raw_disk.write_at(&data, at).unwrap();
+                    put(&raw, &data, at);
                 }
                 ours.zero_at(2 << 20, 65536).unwrap();
-                raw_disk.zero_at(2 << 20, 65536).unwrap();
+                put(&raw, &[0; 65536], 2 << 20);
                 ours.flush().unwrap();
                 drop(ours);
                 qemu_img("check -q -f vmdk {}", &[&image]);
@@ -194,7 +203,7 @@ fn changes_by_qemu_and_by_us_take_turns_in_one_image() {
                 let zero = format!("write -q -z {} 64k", (5 << 20) + 65536);
                 qemu_io(&image, "vmdk", &[&zero]);
                 qemu_io(&raw, "raw", &[&zero]);
-                assert_same(&raw_disk, &open_at(&image, true));
+                assert_same(&reader(&raw), &open_at(&image, true));
             }
             qemu_compare(&raw, &image);
             assert!(open_at(&image, true).check().unwrap().is_clean());
@@ -213,20 +222,19 @@ fn a_delta_shows_its_parent_and_knows_it_again() {
     let image = open_at(&top, false);
     assert_eq!(image.backing_file().unwrap().name, base.to_str().unwrap());
     assert_eq!(image.extent_at(0).unwrap().depth, 1);
-    let raw_disk = HostFile::open(&raw, false).unwrap();
-    assert_same(&raw_disk, &image);
+    assert_same(&reader(&raw), &image);
     // Parts of grains over data, zeros over data, and the end.
     for (at, len) in [(1000, 3000), (65536 * 3, 100), ((40 << 20) + 5, 70_000)] {
         image.write_at(&vec![9; len], at).unwrap();
-        raw_disk.write_at(&vec![9; len], at).unwrap();
+        put(&raw, &vec![9; len], at);
     }
     image.zero_at(65536, 65536 + 100).unwrap();
-    raw_disk.zero_at(65536, 65536 + 100).unwrap();
+    put(&raw, &vec![0; 65536 + 100], 65536);
     image.discard(40 << 20, 65536 * 2).unwrap();
     image.flush().unwrap();
     let mut kept = vec![0; 65536 * 2];
     image.read_at(&mut kept, 40 << 20).unwrap();
-    raw_disk.write_at(&kept, 40 << 20).unwrap();
+    put(&raw, &kept, 40 << 20);
     drop(image);
     qemu_img("check -q -f vmdk {}", &[&top]);
     qemu_compare(&raw, &top);
@@ -354,12 +362,15 @@ proptest! {
             let folder = tempfile::tempdir().unwrap();
             let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
             std::fs::write(path("image"), &bytes).unwrap();
-            run("qemu-img", ["check", "-q", "-f", "vmdk", &path("image")]);
-            if shape.backing.is_none() {
-                std::fs::write(path("expected"), &expected).unwrap();
-                let (image, expected) = (path("image"), path("expected"));
-                run("qemu-img", ["compare", "-q", "-f", "vmdk", "-F", "raw", &image, &expected]);
+            if let Some(backing) = &shape.backing {
+                let flat = VmdkOptions { cid: Some(5), ..layout(Subformat::MonolithicFlat) };
+                make(path("base").as_ref(), flat, backing.len() as u64);
+                std::fs::write(path("base-flat"), backing).unwrap();
             }
+            run("qemu-img", ["check", "-q", "-f", "vmdk", &path("image")]);
+            std::fs::write(path("expected"), &expected).unwrap();
+            let (image, expected) = (path("image"), path("expected"));
+            run("qemu-img", ["compare", "-q", "-f", "vmdk", "-F", "raw", &image, &expected]);
         }
     }
 }
@@ -372,7 +383,7 @@ fn random_changes_of_images_of_several_files_equal_the_model() {
             let folder = Folder::new();
             let (path, raw) = (folder.path("disk.vmdk"), folder.path("raw"));
             make(&path, layout(subformat), SPLIT);
-            let raw_disk = HostFile::create(&raw, SPLIT).unwrap();
+            HostFile::create(&raw, SPLIT).unwrap();
             // A window over the border between two extents.
             let (start, len) = ((2u64 << 30) - 300_000, 600_000);
             let len = len.min(SPLIT - start);
@@ -387,7 +398,7 @@ fn random_changes_of_images_of_several_files_equal_the_model() {
                 assert!(content(&window) == model, "{subformat:?} {seed}");
                 image.flush().unwrap();
             }
-            raw_disk.write_at(&model, start).unwrap();
+            put(&raw, &model, start);
             let image = open_at(&path, true);
             assert!(image.check().unwrap().is_clean());
             if tool("qemu-img").is_some() {
@@ -403,18 +414,18 @@ fn a_stream_is_the_same_each_time_and_as_small_as_that_of_qemu() {
     let folder = Folder::new();
     let (raw, theirs) = (folder.path("raw"), folder.path("theirs.vmdk"));
     let size = 40 << 20;
-    let raw_disk = source(&raw, size);
+    source(&raw, size);
     let text: Vec<u8> = (0..3_000_000u32)
         .flat_map(|n| format!("{} ", n.wrapping_mul(2_654_435_761) >> 20).into_bytes())
         .collect();
-    raw_disk.write_at(&text[..8 << 20], 10 << 20).unwrap();
+    put(&raw, &text[..8 << 20], 10 << 20);
     let mut made = Vec::new();
     for threads in [1, 4] {
         let image = folder.path("ours.vmdk");
         let mut options = copy::ConvertOptions::new(Format::Vmdk);
         options.layout = Layout::Vmdk(layout(Subformat::StreamOptimized));
         (options.threads, options.force) = (threads, true);
-        copy::convert(&raw_disk, &image, &options, &|_, _| {}).unwrap();
+        copy::convert(&reader(&raw), &image, &options, &|_, _| {}).unwrap();
         qemu_compare(&raw, &image);
         made.push(std::fs::read(&image).unwrap());
     }

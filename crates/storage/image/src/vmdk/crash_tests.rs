@@ -17,11 +17,15 @@ fn steps() -> Vec<Step> {
     wide.to_vec()
 }
 
-fn case(zeroed_grain: bool, wide: bool) -> Case {
+fn case(zeroed_grain: bool) -> Case {
+    let mut all: Vec<Step> = steps().into_iter().filter(fits).collect();
+    // In place; the harness knows no sector of which a part was written.
+    all.extend([Step::Write { offset: 66_048, len: 512, byte: 10 }, Step::Flush]);
+    all.push(Step::Write { offset: 1_000_000, len: 70_000, byte: 11 });
     Case {
         layout: Layout::Vmdk(VmdkOptions { zeroed_grain, ..VmdkOptions::default() }),
         size: SIZE,
-        steps: if wide { steps().into_iter().filter(fits).collect() } else { STEPS.to_vec() },
+        steps: all,
         qemu_check: Some("vmdk"),
     }
 }
@@ -38,15 +42,13 @@ fn fits(step: &Step) -> bool {
 #[test]
 fn crash_after_flush_data_survives() {
     for zeroed in [false, true] {
-        for wide in [false, true] {
-            let total = case(zeroed, wide).crash_everywhere(if is_torture() { 30 } else { 2 });
-            assert!(total > 15, "only {total} changes");
-        }
+        let total = case(zeroed).crash_everywhere(if is_torture() { 30 } else { 1 });
+        assert!(total > 30, "only {total} changes");
     }
 }
 
 #[test]
 fn a_failed_write_is_reported_and_the_image_goes_on() {
-    case(false, true).fail_everywhere();
-    case(true, false).fail_everywhere();
+    case(false).fail_everywhere();
+    case(true).fail_everywhere();
 }

@@ -14,7 +14,7 @@ use crate::error::Reason;
 use crate::{Error, Result};
 
 /// The file is made longer by so much ahead of need.
-const AHEAD: u64 = 8 << 20;
+const AHEAD: u64 = if cfg!(test) { 128 << 10 } else { 8 << 20 };
 
 /// A stream in the making.
 pub(super) struct Stream {

@@ -19,7 +19,7 @@ const MAX_STEP: u64 = 4 << 20;
 /// Bytes beneath a grain are copied in pieces of this length.
 const PIECE: u64 = 1 << 20;
 /// The file is made longer by so much ahead of need.
-const AHEAD: u64 = 8 << 20;
+const AHEAD: u64 = if cfg!(test) { 128 << 10 } else { 8 << 20 };
 
 /// New grains, one behind the other.
 #[derive(Clone, Copy)]
