@@ -12,6 +12,8 @@ use crate::{Error, Result};
 pub(crate) enum Table {
     L2,
     Refcount,
+    /// The bits of a dirty bitmap.
+    Bitmap,
 }
 
 /// Slices of metadata by their offset in the file.

@@ -66,6 +66,8 @@ impl Qcow2 {
             self.apply_freed(writer)?;
             self.cache.write_back(file, Table::Refcount)?;
         }
+        // Bits of bitmaps that the file calls in use: in any order.
+        self.cache.write_back(file, Table::Bitmap)?;
         Ok(())
     }
 
@@ -74,6 +76,7 @@ impl Qcow2 {
         let mut state = self.write_state();
         if state.writer.ready {
             self.write_back(&mut state)?;
+            self.store_tracked(&mut state)?;
             if state.writer.used_end < self.file.len() {
                 self.file.set_len(state.writer.used_end)?;
             }

@@ -41,7 +41,7 @@ pub(super) const AUTOCLEAR_RAW_DATA_FILE: u64 = 1 << 1;
 const EXTENSION_END: u32 = 0;
 const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXTENSION_FEATURE_NAMES: u32 = 0x6803_f857;
-const EXTENSION_BITMAPS: u32 = 0x2385_2875;
+pub(super) const EXTENSION_BITMAPS: u32 = 0x2385_2875;
 pub(super) const EXTENSION_ENCRYPTION: u32 = 0x0537_be77;
 const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 
@@ -49,6 +49,7 @@ const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 const V3_LEN: usize = 112;
 
 /// Where single fields of the header lie that are written in place.
+pub(super) const AT_BACKING_NAME: u64 = 8;
 pub(super) const AT_SIZE: u64 = 24;
 /// The number of entries of the L1 table, and its offset behind that.
 pub(super) const AT_L1: u64 = 36;
@@ -177,6 +178,14 @@ pub(crate) struct BitmapDirectory {
     pub(crate) count: u32,
     pub(crate) offset: u64,
     pub(crate) len: u64,
+}
+
+/// Where the header extensions are in the first cluster.
+pub(super) struct Extensions {
+    /// The kind of each, where its head is, and how long its data is.
+    pub(super) list: Vec<(u32, usize, usize)>,
+    /// Where the end marker is.
+    pub(super) end: usize,
 }
 
 /// The header of an image with its extensions, checked.
@@ -357,22 +366,31 @@ impl Header {
         }
     }
 
-    /// The data of a header extension, out of the first cluster.
-    pub(super) fn find_extension(first: &[u8], wanted: u32) -> Option<&[u8]> {
+    /// Where the header extensions are in the first cluster; `None` if they do not end there.
+    pub(super) fn extensions(first: &[u8]) -> Option<Extensions> {
         let (raw, rest) = RawHeader::ref_from_prefix(first).ok()?;
         let mut at = match raw.version.get() {
             2 => size_of::<RawHeader>(),
             _ => RawHeaderV3::ref_from_prefix(rest).ok()?.0.header_length.get() as usize,
         };
+        let mut list = Vec::new();
         loop {
             let (extension, rest) = RawExtension::ref_from_prefix(first.get(at..)?).ok()?;
-            let data = rest.get(..extension.len.get() as usize)?;
-            match extension.kind.get() {
-                EXTENSION_END => return None,
-                kind if kind == wanted => return Some(data),
-                _ => at += size_of::<RawExtension>() + data.len().next_multiple_of(8),
+            let (kind, len) = (extension.kind.get(), extension.len.get() as usize);
+            if kind == EXTENSION_END {
+                return Some(Extensions { list, end: at });
             }
+            rest.get(..len)?;
+            list.push((kind, at, len));
+            at += size_of::<RawExtension>() + len.next_multiple_of(8);
         }
+    }
+
+    /// The data of a header extension, out of the first cluster.
+    pub(super) fn find_extension(first: &[u8], wanted: u32) -> Option<&[u8]> {
+        let list = Self::extensions(first)?.list;
+        let (_, at, len) = list.into_iter().find(|(kind, ..)| *kind == wanted)?;
+        first.get(at + size_of::<RawExtension>()..)?.get(..len)
     }
 
     /// Refuses features that change what the tables mean in a way that is not known.
@@ -574,7 +592,7 @@ fn parse_encryption(data: &[u8], at: usize) -> Result<(u64, u64)> {
     Ok((u64::from_be_bytes(*offset), u64::from_be_bytes(*len)))
 }
 
-fn encode_bitmaps(bitmaps: &BitmapDirectory) -> RawBitmaps {
+pub(super) fn encode_bitmaps(bitmaps: &BitmapDirectory) -> impl IntoBytes + Immutable {
     RawBitmaps {
         nb_bitmaps: bitmaps.count.into(),
         reserved: 0.into(),

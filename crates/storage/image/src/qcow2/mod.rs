@@ -7,6 +7,8 @@
 //! ```
 
 mod alloc;
+mod bitmap_data;
+mod bitmap_header;
 pub(crate) mod bitmaps;
 pub(crate) mod check;
 pub(crate) mod compress;
@@ -92,6 +94,11 @@ pub(crate) struct Qcow2 {
     read_only: Option<ReadOnly>,
     cache: Cache,
     unpacked: Unpacked,
+    /// Whether any bitmap notes changes.
+    tracks: AtomicBool,
+    /// Read-locked from noting a change in bitmaps until it is made, write-locked while bitmaps are changed. Taken
+    /// before the state.
+    tracking: RwLock<()>,
     /// Read-locked while bytes are read or written where they are, write-locked while the mapping changes.
     state: RwLock<State>,
 }
@@ -193,6 +200,7 @@ impl Packer for Qcow2 {
     }
 
     fn store(&self, offset: u64, data: &[u8], packed: Option<&[u8]>) -> Result<()> {
+        let _tracked = self.track(offset, data.len() as u64)?;
         match packed {
             Some(packed) => self.guarded(self.store_packed(packed, offset)),
             None => self.guarded(self.write(data, offset)),
@@ -225,6 +233,7 @@ impl Disk for Qcow2 {
             // The first change marks the image as changed, and this is none.
             return Ok(self.check_writable()?);
         }
+        let _tracked = self.track(offset, data.len() as u64)?;
         Ok(self.guarded(self.write(data, offset))?)
     }
 
@@ -233,6 +242,7 @@ impl Disk for Qcow2 {
         if len == 0 {
             return Ok(self.check_writable()?);
         }
+        let _tracked = self.track(offset, len)?;
         Ok(self.guarded(self.zero(offset, len))?)
     }
 

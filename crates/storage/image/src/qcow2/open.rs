@@ -69,6 +69,8 @@ impl Qcow2 {
         Ok(Self {
             cache: Cache::new(slice_len, options.cache_bytes),
             unpacked: Unpacked::new(header.cluster_size()),
+            tracks: AtomicBool::new(false),
+            tracking: RwLock::new(()),
             state: RwLock::new(state),
             size: AtomicU64::new(header.size),
             file,

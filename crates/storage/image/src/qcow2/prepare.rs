@@ -9,7 +9,7 @@ use super::layout::{
     Version,
 };
 use super::state::State;
-use super::tables::{self, BITMAP_IN_USE};
+use super::tables;
 use crate::{Error, Repair, Result};
 
 impl Qcow2 {
@@ -34,7 +34,7 @@ impl Qcow2 {
             self.extend_data_file(self.size())?;
         }
         state.writer.used_end = self.file.len();
-        self.invalidate_bitmaps(&mut state)?;
+        self.claim_features(&mut state)?;
         state.writer.ready = true;
         Ok(())
     }
@@ -119,22 +119,13 @@ impl Qcow2 {
         Ok(())
     }
 
-    /// Marks the image as changed by a program that does not maintain what it does not know.
-    ///
-    /// Persistent bitmaps stay, marked as in use: whoever reads them knows that they miss changes. Every other
-    /// optional feature whose data would be out of date has a bit that is cleared.
-    fn invalidate_bitmaps(&self, state: &mut State) -> Result<()> {
+    /// Loads the bitmaps that note every change, and clears the bits of optional features that nobody here keeps up
+    /// to date. Bitmaps that are disabled stay as they are.
+    fn claim_features(&self, state: &mut State) -> Result<()> {
         if self.header.version == Version::V2 {
             return Ok(());
         }
-        let mut changed = false;
-        for bitmap in tables::bitmaps(&*self.file, &state.header)? {
-            if bitmap.flags & BITMAP_IN_USE == 0 {
-                let flags = (bitmap.flags | BITMAP_IN_USE).to_be_bytes();
-                self.file.write_at(&flags, bitmap.entry_at + tables::BITMAP_FLAGS_AT)?;
-                changed = true;
-            }
-        }
+        let mut changed = self.load_tracked(state)?;
         let keep = state.header.autoclear & (AUTOCLEAR_BITMAPS | AUTOCLEAR_RAW_DATA_FILE);
         if keep != state.header.autoclear {
             self.file.write_at(&keep.to_be_bytes(), AT_AUTOCLEAR)?;

@@ -90,7 +90,7 @@ impl Qcow2 {
 
     /// Ends a change of tables. After a failure in its midst, what is known in memory may not be what is in the file,
     /// so that nothing more is written.
-    fn settle<T>(&self, state: &mut State, result: Result<T>) -> Result<T> {
+    pub(super) fn settle<T>(&self, state: &mut State, result: Result<T>) -> Result<T> {
         let dirty = super::open::read_header(&*self.file).is_ok_and(|header| header.incompatible & 1 != 0);
         if result.is_err() && (dirty || !self.is_settled(state)) {
             state.writer.broken = true;
@@ -260,7 +260,7 @@ impl Qcow2 {
         Ok((l1, references))
     }
 
-    fn add_table(&self, counts: &mut Counts, at: u64, len: u64) {
+    pub(super) fn add_table(&self, counts: &mut Counts, at: u64, len: u64) {
         if len > 0 {
             for cluster in at >> self.header.cluster_bits..=(at + len - 1) >> self.header.cluster_bits {
                 counts.add(cluster, 1);

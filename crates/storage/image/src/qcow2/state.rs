@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use vmwright_disk::Disk;
 
+use super::bitmap_data::Tracked;
 use super::layout::{Header, MAX_L1_BYTES};
 use crate::{Error, Result};
 
@@ -41,6 +42,8 @@ pub(super) struct Writer {
     pub(super) metadata: HashSet<u64>,
     /// Where the next compressed cluster can go, if its cluster has room left.
     pub(super) pack_at: u64,
+    /// The bitmaps that note every change.
+    pub(super) tracked: Vec<Tracked>,
     /// Set when a flush failed: what the host kept is unknown from then on.
     pub(super) broken: bool,
 }

@@ -21,7 +21,10 @@ pub(super) const BITMAP_IN_USE: u32 = 1;
 /// Where the flags are in an entry of the directory.
 pub(super) const BITMAP_FLAGS_AT: u64 = 12;
 const _: () = assert!(std::mem::offset_of!(RawBitmapEntry, flags) as u64 == BITMAP_FLAGS_AT);
-const BITMAP_AUTO: u32 = 2;
+/// The bitmap notes every change.
+pub(super) const BITMAP_AUTO: u32 = 2;
+/// Whoever does not know the extra data may use the bitmap all the same.
+const BITMAP_EXTRA_COMPATIBLE: u32 = 4;
 
 /// One internal snapshot.
 pub(super) struct Snapshot {
@@ -50,10 +53,23 @@ impl Snapshot {
 pub(super) struct Bitmap {
     /// Where its entry in the directory is.
     pub(super) entry_at: u64,
+    /// Where its entry ends.
+    pub(super) entry_end: u64,
+    kind: u8,
+    extra_len: u32,
     pub(super) table_offset: u64,
     pub(super) table_len: u32,
     pub(super) flags: u32,
     pub(super) info: BitmapInfo,
+}
+
+impl Bitmap {
+    /// Whether nothing about it is unknown.
+    pub(super) fn is_understood(&self) -> bool {
+        let known = BITMAP_IN_USE | BITMAP_AUTO | BITMAP_EXTRA_COMPATIBLE;
+        let extra = self.extra_len == 0 || self.flags & BITMAP_EXTRA_COMPATIBLE != 0;
+        self.kind == 1 && self.flags & !known == 0 && extra
+    }
 }
 
 /// Reads bytes front to back, within the file and within the bound of a table.
@@ -227,6 +243,9 @@ fn bitmap(cursor: &mut Cursor<'_>) -> Result<Bitmap> {
     let set = names.into_iter().filter(|(flag, _)| flags & flag != 0);
     Ok(Bitmap {
         entry_at,
+        entry_end: cursor.at,
+        kind: raw.kind,
+        extra_len: raw.extra_data_size.get(),
         table_offset: raw.bitmap_table_offset.get(),
         table_len: raw.bitmap_table_size.get(),
         flags,

@@ -82,6 +82,7 @@ impl Qcow2 {
         if start >= end {
             return self.check_writable();
         }
+        let _tracked = self.track(start, end - start)?;
         if self.is_raw_data() {
             return self.zero(start, end - start);
         }
