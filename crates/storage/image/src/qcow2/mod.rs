@@ -7,6 +7,8 @@
 //! ```
 
 mod alloc;
+#[cfg(test)]
+mod bitmap_crash_tests;
 mod bitmap_data;
 mod bitmap_header;
 pub(crate) mod bitmaps;
