@@ -6,10 +6,10 @@ use std::sync::Arc;
 use vmwright_disk::Disk;
 use vmwright_disk::fault::{Fault, FaultDisk};
 use vmwright_image::{CreateOptions, Format, FormatChoice, Image, OpenOptions, create_on};
-use vmwright_judges::need;
+use vmwright_judges::{Mount, need, output, run, skip};
 use vmwright_server::nbd::Export;
 
-use crate::support::{Folder, Numbers, Running, new_image, qemu_img, qemu_io, sample};
+use crate::support::{Folder, Numbers, Running, new_image, qemu_img, qemu_io, reads, sample};
 
 const SIZE: u64 = 8 << 20;
 
@@ -39,11 +39,14 @@ fn changes(model: &mut [u8], numbers: &mut Numbers, count: usize) -> Vec<String>
 #[test]
 fn images_hold_what_qemu_io_wrote_through_the_server() {
     need!("qemu-io", "qemu-img");
-    for (format, seed) in [(Format::Raw, 1), (Format::Qcow2, 2), (Format::Qcow2, 3)] {
+    let others = [Format::Vmdk, Format::Vhd, Format::Vhdx, Format::Vdi].map(|format| (format, 4));
+    for (format, seed) in [(Format::Raw, 1), (Format::Qcow2, 2), (Format::Qcow2, 3)].into_iter().chain(others)
+    {
         let folder = Folder::new();
         let disk = new_image(&folder.path("image"), format, SIZE);
+        // Some formats have sizes of their own.
+        let mut model = vec![0; disk.len() as usize];
         let server = Running::one(&folder, Export::new("disk", disk).writable());
-        let mut model = vec![0; SIZE as usize];
         let mut numbers = Numbers(seed);
         for _ in 0..3 {
             let commands = changes(&mut model, &mut numbers, 60);
@@ -56,8 +59,8 @@ fn images_hold_what_qemu_io_wrote_through_the_server() {
         qemu_img(&format!("compare -f raw -F raw {} {}", folder.text("model"), server.uri("disk")));
         assert_eq!(server.stop().unwrap().failed_requests, 0);
         qemu_img(&format!("compare -f raw -F {name} {} {}", folder.text("model"), folder.text("image")));
-        if format == Format::Qcow2 {
-            qemu_img(&format!("check -q -f qcow2 {}", folder.text("image")));
+        if !matches!(format, Format::Raw | Format::Vhd) {
+            qemu_img(&format!("check -q -f {name} {}", folder.text("image")));
         }
     }
 }
@@ -127,14 +130,44 @@ fn a_full_disk_is_told_to_the_client_and_the_server_goes_on() {
     let text = qemu_io(&server.uri("disk"), &[], &["write -P 99 4M 64k", "read -P 99 4M 64k"]);
     assert!(!text.contains("failed"), "{text}");
     for number in written {
-        qemu_io(&server.uri("disk"), &[], &[&format!("read -P {} {} 64k", number + 1, number * 65536)]);
+        let command = format!("read -P {} {} 64k", number + 1, number * 65536);
+        let text = qemu_io(&server.uri("disk"), &[], &[&command]);
+        assert!(!text.contains("failed"), "{text}");
     }
     // A client's last flush may have met the fault, which the server then ends with.
     let _ = server.stop();
     drop((fault, file));
-    let check = vmwright_judges::output("qemu-img", ["check", "-f", "qcow2", &folder.text("image")]);
+    let check = output("qemu-img", ["check", "-f", "qcow2", &folder.text("image")]);
     assert!(matches!(check.status.code(), Some(0 | 3)), "no errors, though space may have leaked: {check:?}");
-    qemu_io(&folder.text("image"), &["-f", "qcow2", "-r"], &["read -P 99 4M 64k"]);
+    reads(&folder.path("image"), "qcow2", &["read -P 99 4M 64k".to_owned()]);
+}
+
+#[test]
+fn a_host_that_is_full_indeed_is_told_and_room_made_there_is_used() {
+    need!("qemu-io", "qemu-img", "mke2fs");
+    if !vmwright_judges::can_mount() {
+        skip!("nothing can be mounted here");
+    }
+    let folder = Folder::new();
+    std::fs::File::create(folder.path("small")).unwrap().set_len(8 << 20).unwrap();
+    run("mke2fs", ["-q", "-t", "ext4", &folder.text("small")]);
+    let host = Mount::new(&folder.path("small"), "rw");
+    let image = host.path().join("image");
+    std::fs::write(host.path().join("ballast"), vec![1; 2 << 20]).unwrap();
+    let disk = new_image(&image, Format::Qcow2, 64 << 20);
+    let server = Running::one(&folder, Export::new("disk", disk).writable());
+    let text = qemu_io(&server.uri("disk"), &[], &["write -P 1 0 1M", "flush"]);
+    assert!(!text.contains("failed"), "{text}");
+    let text = qemu_io(&server.uri("disk"), &[], &["write -P 2 1M 8M", "read -P 1 0 1M"]);
+    assert!(text.contains("No space left on device"), "{text}");
+    std::fs::remove_file(host.path().join("ballast")).unwrap();
+    let text = qemu_io(&server.uri("disk"), &[], &["write -P 3 20M 1M", "flush", "read -P 3 20M 1M"]);
+    assert!(!text.contains("failed"), "{text}");
+    // The flush of the client that met the full host may have failed; what came later is durable all the same.
+    let _ = server.stop();
+    let check = output("qemu-img", ["check", "-f", "qcow2", image.to_str().unwrap()]);
+    assert!(matches!(check.status.code(), Some(0 | 3)), "{check:?}");
+    reads(&image, "qcow2", &["read -P 1 0 1M", "read -P 3 20M 1M"].map(str::to_owned));
 }
 
 #[test]
@@ -152,7 +185,8 @@ fn several_clients_write_to_one_image_at_once() {
                 let mut commands: Vec<String> = (0..50).map(write).collect();
                 commands.push("aio_flush".into());
                 let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
-                qemu_io(&uri, &[], &commands);
+                let text = qemu_io(&uri, &[], &commands);
+                assert!(!text.contains("failed"), "{text}");
             });
         }
     });
@@ -160,11 +194,5 @@ fn several_clients_write_to_one_image_at_once() {
     qemu_img(&format!("check -q -f qcow2 {}", folder.text("image")));
     let read = |at: u64| format!("read -P {} {} 20k", at % 4 * 60 + at / 4 + 1, at * 20480);
     let commands: Vec<String> = (0..200).map(read).collect();
-    let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
-    let mut args = vec!["-f", "qcow2", "-r"];
-    commands.iter().for_each(|command| args.extend(["-c", command]));
-    let image = folder.text("image");
-    args.push(&image);
-    let text = vmwright_judges::run("qemu-io", args);
-    assert!(!text.contains("failed"), "{text}");
+    reads(&folder.path("image"), "qcow2", &commands);
 }

@@ -165,6 +165,15 @@ pub(crate) fn qemu_io(uri: &str, more: &[&str], commands: &[&str]) -> String {
     text
 }
 
+/// Reads patterns out of an image file, which must be there.
+pub(crate) fn reads(image: &Path, format: &str, commands: &[String]) {
+    let mut args = vec!["-r", "-f", format];
+    commands.iter().for_each(|command| args.extend(["-c", command]));
+    args.push(image.to_str().unwrap());
+    let text = run("qemu-io", args);
+    assert!(!text.contains("failed"), "{text}");
+}
+
 /// Runs qemu-img with arguments split at spaces.
 pub(crate) fn qemu_img(command: &str) -> String {
     run("qemu-img", command.split(' '))
