@@ -54,6 +54,16 @@ pub(crate) trait Driver: Disk {
         Err(crate::Error::unsupported("emptying an image of this format"))
     }
 
+    /// Takes the new identity now that the first change would give the content; answers it, where it has changed.
+    fn announce_change(&self) -> Result<Option<ContentId>> {
+        Ok(None)
+    }
+
+    /// Notes, durably, that what lies beneath is known by this identity from now on.
+    fn set_parent_id(&self, _id: ContentId) -> Result<()> {
+        Ok(())
+    }
+
     /// What identifies the content, so that a child knows its parent again.
     fn content_id(&self) -> Result<Option<ContentId>> {
         Ok(None)

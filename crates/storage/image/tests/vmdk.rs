@@ -250,6 +250,108 @@ fn a_delta_shows_its_parent_and_knows_it_again() {
 }
 
 #[test]
+fn an_overlay_made_here_is_committed_into_its_base_and_goes_on() {
+    for subformat in [Subformat::MonolithicSparse, Subformat::TwoGbMaxExtentSparse, Subformat::VmfsSparse] {
+        let folder = Folder::new();
+        let (base, top) = (folder.path("base.vmdk"), folder.path("top.vmdk"));
+        make(&base, VmdkOptions::default(), 4 << 20);
+        let image = open_at(&base, false);
+        image.write_at(&[7; 300_000], 100_000).unwrap();
+        image.flush().unwrap();
+        let mut expected = content(&image);
+        drop(image);
+        create_overlay_as(
+            &top,
+            "base.vmdk".as_ref(),
+            Format::Vmdk,
+            Layout::Vmdk(layout(subformat)),
+            None,
+            false,
+        )
+        .unwrap();
+        let image = open_at(&top, false);
+        assert!(content(&image) == expected, "{subformat:?}");
+        for (at, len) in [(90_000, 20_000), (1 << 20, 70_000), (4_194_000, 304)] {
+            image.write_at(&vec![8; len], at).unwrap();
+            expected[at as usize..][..len].fill(8);
+        }
+        image.flush().unwrap();
+        assert!(content(&image) == expected);
+        drop(image);
+        if tool("qemu-img").is_some() {
+            assert!(qemu_content(&top) == expected);
+        }
+        let how = vmwright_image::chain::CommitOptions::default();
+        let done = vmwright_image::chain::commit(&top, VMDK, &AllowAll::default(), &how, &|_, _| {}).unwrap();
+        assert!(done.emptied);
+        assert!(content(&open_at(&base, true)) == expected);
+        let image = open_at(&top, true);
+        assert!(content(&image) == expected, "{subformat:?}");
+        assert!(image.check().unwrap().is_clean());
+        let mut at = 0;
+        while at < image.len() {
+            let extent = image.extent_at(at).unwrap();
+            assert!(extent.depth == 1 || extent.is_zero(), "{extent:?}");
+            at = extent.end();
+        }
+    }
+}
+
+/// An extent as VMware's newer servers make it: one grain of data, one of zeros, nothing else.
+fn se_sparse(sectors: u64) -> Vec<u8> {
+    let (volatile, gd, tables, grains) = (1u64, 8u64, 16u64, 80u64);
+    let mut bytes = vec![0; (grains as usize + 16) * 512];
+    let mut put = |at: usize, value: u64| bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    put(0, 0xcafe_babe);
+    put(8, 0x2_0000_0001);
+    put(16, sectors);
+    put(24, 8);
+    put(32, 64);
+    put(80, volatile);
+    put(88, 1);
+    (put(128, gd), put(136, 1));
+    (put(144, tables), put(152, 64));
+    (put(192, grains), put(200, 16));
+    put(512, 0xcafe_cafe);
+    put(gd as usize * 512, 0x1000_0000_0000_0000);
+    let table = tables as usize * 512;
+    put(table, 0x3000_0000_0000_0000);
+    put(table + 8, 0x2000_0000_0000_0000);
+    // The grain with the number 1, whose lowest bits stand apart.
+    put(table + 24, 0x3001_0000_0000_0000);
+    bytes[grains as usize * 512..][..4096].fill(7);
+    bytes[grains as usize * 512 + 4096..][..4096].fill(9);
+    bytes
+}
+
+#[test]
+fn a_space_efficient_delta_is_read_as_qemu_reads_it() {
+    let folder = Folder::new();
+    let path = folder.path("disk.vmdk");
+    let text = "# Disk DescriptorFile\nversion=1\nCID=12\nparentCID=ffffffff\ncreateType=\"seSparse\"\n\
+        RW 64 SESPARSE \"disk-sesparse.vmdk\"\n";
+    std::fs::write(&path, text).unwrap();
+    std::fs::write(folder.path("disk-sesparse.vmdk"), se_sparse(64)).unwrap();
+    let image = open_at(&path, false);
+    let mut expected = vec![0; 64 * 512];
+    expected[..4096].fill(7);
+    expected[3 * 4096..4 * 4096].fill(9);
+    assert!(content(&image) == expected);
+    assert!(image.check().unwrap().is_clean());
+    assert_eq!(image.extent_at(4096).unwrap().kind, ExtentKind::Zero);
+    assert_eq!(image.write_at(&[1], 0).unwrap_err().kind(), ErrorKind::Unsupported);
+    drop(image);
+    if tool("qemu-img").is_some() {
+        assert!(qemu_content(&path) == expected);
+    }
+    let mut dirty = se_sparse(64);
+    dirty[512 + 24] = 1;
+    std::fs::write(folder.path("disk-sesparse.vmdk"), dirty).unwrap();
+    let error = open(&path, VMDK, &AllowAll::default(), ChainOptions::read_only()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+}
+
+#[test]
 fn a_parent_named_as_on_windows_is_found_beside_its_child() {
     need!("qemu-img");
     let folder = Folder::new();

@@ -66,13 +66,19 @@ pub fn commit(
         return Err(Error::invalid("a commit", "the image has no backing file"));
     };
     let keep = options.keep || index > 1;
+    let by_identity = base.format == crate::Format::Vmdk;
+    if by_identity && index > 1 {
+        return Err(Error::unsupported(
+            "committing past a VMDK, which would not know its changed parent again,",
+        ));
+    }
 
     let transaction = Transaction::begin(TransactionOptions::default().mode(WriteMode::Ordered));
     let how =
         ChainOptions { secret: options.secret.clone(), lenient: options.lenient, ..ChainOptions::default() };
     let exact = FormatChoice::Exact(base.format);
     // The overlay first: it is what a second commit of the same overlay must find in use.
-    let access = if keep { Access::Read } else { Access::Write };
+    let access = if keep && !by_identity { Access::Read } else { Access::Write };
     transaction.open(path, access)?;
     let target = open_in(&transaction, &base.path, exact, gate, how.clone())?;
     let links = walk(&transaction, path, choice, gate, access, |link| {
@@ -80,6 +86,10 @@ pub fn commit(
     })?;
     let overlay = stack(links, Some(Arc::new(Nothing(target.len()))), &how)?;
 
+    // The change gives some parents a new identity, which the overlay must know at once.
+    if let Some(id) = target.driver().announce_change()? {
+        overlay.driver().set_parent_id(id)?;
+    }
     let bytes = copy_allocated(&overlay, &target, progress)?;
     target.flush()?;
     let mut emptied = false;

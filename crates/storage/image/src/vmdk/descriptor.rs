@@ -23,7 +23,8 @@ pub(super) struct Descriptor {
     pub(super) text: Vec<u8>,
     /// The CID, and where its digits stand in the text.
     pub(super) cid: Option<(u32, Range<usize>)>,
-    pub(super) parent_cid: Option<u32>,
+    /// The CID of the parent, and where its digits stand in the text.
+    pub(super) parent_cid: Option<(u32, Range<usize>)>,
     pub(super) create_type: Option<String>,
     /// The name of the parent as it stands.
     pub(super) hint: Option<String>,
@@ -186,7 +187,9 @@ impl Descriptor {
                 encoding.get_or_insert_with(|| String::from_utf8_lossy(bytes).into_owned());
             }
             b"cid" if self.cid.is_none() => self.cid = Some((hex(bytes, value.start)?, value)),
-            b"parentcid" if self.parent_cid.is_none() => self.parent_cid = Some(hex(bytes, value.start)?),
+            b"parentcid" if self.parent_cid.is_none() => {
+                self.parent_cid = Some((hex(bytes, value.start)?, value));
+            }
             b"createtype" => {
                 self.create_type.get_or_insert_with(|| String::from_utf8_lossy(bytes).into_owned());
             }
@@ -213,9 +216,14 @@ impl Descriptor {
         self.cid.as_ref().map(|(cid, _)| *cid)
     }
 
+    /// The CID of the parent.
+    pub(super) fn parent_cid(&self) -> Option<u32> {
+        self.parent_cid.as_ref().map(|(cid, _)| *cid)
+    }
+
     /// Whether the image shows another where it holds nothing.
     pub(super) fn has_parent(&self) -> bool {
-        self.hint.is_some() || self.parent_cid.is_some_and(|cid| cid != NO_PARENT)
+        self.hint.is_some() || self.parent_cid().is_some_and(|cid| cid != NO_PARENT)
     }
 
     /// Where the parent may be, best first.
@@ -402,7 +410,7 @@ mod tests {
     fn a_descriptor_is_read_as_tolerantly_as_vmware_reads_it() {
         let parsed = Descriptor::parse(ODD).unwrap();
         assert_eq!(parsed.cid(), Some(0x89e8f4));
-        assert_eq!((parsed.parent_cid, parsed.create_type.as_deref()), (Some(0x12), Some("VMFSSPARSE")));
+        assert_eq!((parsed.parent_cid(), parsed.create_type.as_deref()), (Some(0x12), Some("VMFSSPARSE")));
         assert_eq!(parsed.parent_names(), ["C:/machines/bäse.vmdk", "bäse.vmdk"]);
         let kinds: Vec<_> =
             parsed.extents.iter().map(|line| (line.access, line.sectors, line.kind)).collect();

@@ -54,6 +54,23 @@ impl Vmdk {
         Ok(())
     }
 
+    /// Writes another CID of the parent over the one there is, durably.
+    pub(super) fn write_parent_cid(&self, cid: u32) -> Result<()> {
+        let mut descriptor = self.descriptor.write().unwrap_or_else(PoisonError::into_inner);
+        let (Some((place, _)), Some((_, digits))) = (self.place, descriptor.parent_cid.clone()) else {
+            return Err(Error::corrupt("the descriptor", 0, "the CID of the parent", 0));
+        };
+        let text = format!("{cid:0width$x}", width = digits.len());
+        if text.len() != digits.len() {
+            return Err(Error::unsupported("a longer CID of the parent than stands in the descriptor"));
+        }
+        self.file.write_at(text.as_bytes(), place + digits.start as u64)?;
+        self.file.flush().inspect_err(|_| self.broken.store(true, Ordering::Release))?;
+        descriptor.text[digits.clone()].copy_from_slice(text.as_bytes());
+        descriptor.parent_cid = Some((cid, digits));
+        Ok(())
+    }
+
     /// Makes every change durable.
     pub(super) fn sync(&self) -> Result<()> {
         if self.broken.load(Ordering::Acquire) {

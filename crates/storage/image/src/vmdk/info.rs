@@ -55,7 +55,7 @@ pub(super) fn describe(file: &dyn Disk, main: &Main) -> Result<ImageInfo> {
     }
     info.format_specific = Some(FormatInfo::Vmdk(VmdkInfo {
         cid: descriptor.cid().unwrap_or(0),
-        parent_cid: descriptor.parent_cid.unwrap_or(NO_PARENT),
+        parent_cid: descriptor.parent_cid().unwrap_or(NO_PARENT),
         create_type,
         extents,
     }));

@@ -15,6 +15,7 @@ mod info;
 mod layout;
 mod open;
 mod packed;
+mod place;
 mod read;
 mod resize;
 mod sparse;
@@ -30,7 +31,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use vmwright_disk::{Disk, check_range};
 
-use crate::driver::{Compressor, ContentId, Driver, Links, Packer, ParentLink};
+use crate::driver::{Compressor, ContentId, Driver, Links, Packer, ParentLink, Place, Placing};
 use crate::error::Reason;
 use crate::info::{CheckReport, Repair};
 use crate::{BackingFile, Error, ImageInfo, OpenOptions, Result};
@@ -72,7 +73,7 @@ pub(crate) fn links(file: &dyn Disk) -> Result<Links> {
     let parent = descriptor.has_parent().then(|| ParentLink {
         names: descriptor.parent_names(),
         format: Some("vmdk".to_owned()),
-        expects: Some(ContentId::Vmdk(descriptor.parent_cid.unwrap_or(descriptor::NO_PARENT))),
+        expects: Some(ContentId::Vmdk(descriptor.parent_cid().unwrap_or(descriptor::NO_PARENT))),
     });
     Ok(Links { parts, parent })
 }
@@ -197,6 +198,29 @@ impl Driver for Vmdk {
 
     fn layout(&self) -> crate::Layout {
         crate::Layout::Vmdk(create::like(self))
+    }
+
+    fn announce_change(&self) -> Result<Option<ContentId>> {
+        self.check_writable()?;
+        self.prepare()?;
+        self.content_id()
+    }
+
+    fn set_parent_id(&self, id: ContentId) -> Result<()> {
+        match id {
+            ContentId::Vmdk(cid) => self.write_parent_cid(cid),
+            _ => Ok(()),
+        }
+    }
+
+    fn make_empty(&self) -> Result<()> {
+        self.check_writable()?;
+        self.prepare()?;
+        self.drop_all()
+    }
+
+    fn place(&self, offset: u64, len: u64, places: &mut Vec<Place>) -> Result<Placing> {
+        self.place_grains(offset, len, places)
     }
 
     fn content_id(&self) -> Result<Option<ContentId>> {

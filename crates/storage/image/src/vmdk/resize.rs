@@ -198,17 +198,7 @@ impl Sparse {
     /// Shrinks: what lies past the new end is let go before the header says so.
     fn shrink(&self, state: &mut State, to: u64) -> Result<()> {
         let Some(mut header) = state.header else { return Ok(()) };
-        let mut at = to.next_multiple_of(self.grain);
-        while at < state.len {
-            let run = self.run_at(state, at, state.len - at)?;
-            if !matches!(run.kind, super::sparse::RunKind::Unallocated) {
-                for grain in 0..run.len.div_ceil(self.grain) {
-                    self.relieve(state)?;
-                    self.link(state, at + grain * self.grain, Entry::Unallocated)?;
-                }
-            }
-            at += run.len;
-        }
+        self.drop_from(state, to.next_multiple_of(self.grain))?;
         // A grain of which only a part is left shows zeros there, should the disk grow again.
         self.clean_tail(state, to)?;
         self.write_back(state)?;
@@ -218,6 +208,21 @@ impl Sparse {
         state.gd.truncate(new);
         if let Some((_, rgd)) = &mut state.rgd {
             rgd.truncate(new);
+        }
+        Ok(())
+    }
+
+    /// Lets all grains from `at` on go.
+    pub(super) fn drop_from(&self, state: &mut State, mut at: u64) -> Result<()> {
+        while at < state.len {
+            let run = self.run_at(state, at, state.len - at)?;
+            if !matches!(run.kind, super::sparse::RunKind::Unallocated) {
+                for grain in 0..run.len.div_ceil(self.grain) {
+                    self.relieve(state)?;
+                    self.link(state, at + grain * self.grain, Entry::Unallocated)?;
+                }
+            }
+            at += run.len;
         }
         Ok(())
     }
