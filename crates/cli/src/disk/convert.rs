@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use vmwright_disk::Disk;
 use vmwright_image::chain::{backing_name, list};
 use vmwright_image::copy::{Base, ConvertOptions, SourceIdentity, convert};
-use vmwright_image::{BackingFile, Format, Image};
+use vmwright_image::{BackingFile, Format, Image, ParentId};
 
 use super::bar::Bar;
 use super::source::Reading;
@@ -169,7 +169,8 @@ fn open_base(args: &Args, base: &Path) -> anyhow::Result<Base> {
     let path = args.target.parent().unwrap_or(Path::new("")).join(base);
     let image = args.reading.open_as(&path, Some(choice(args.base_format)))?;
     let format = Some(image.format().qemu_name().to_owned());
-    Ok(Base { name: BackingFile { name: backing_name(base)?, format }, disk: Arc::new(image) })
+    let parent = ParentId::of(&image)?;
+    Ok(Base { name: BackingFile { name: backing_name(base)?, format }, disk: Arc::new(image), parent })
 }
 
 /// Which files the source is kept in, its whole chain.

@@ -43,6 +43,7 @@
 
 mod detect;
 mod error;
+mod free;
 mod fstab;
 mod guest;
 mod inspect;
@@ -53,6 +54,7 @@ mod volume;
 
 pub use detect::{Content, detect};
 pub use error::{Error, ErrorKind, Result};
+pub use free::{FreeSpace, Unknown};
 pub use fstab::FstabEntry;
 pub use guest::{Guest, Mode, OpenOptions};
 pub use inspect::{

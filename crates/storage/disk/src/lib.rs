@@ -76,6 +76,7 @@ mod extent;
 #[cfg(any(test, feature = "test-util"))]
 pub mod fault;
 mod file;
+mod free;
 mod fresh;
 mod host;
 mod mem;
@@ -92,6 +93,7 @@ mod wipe;
 pub use error::{Error, ErrorKind, Result};
 pub use extent::{Extent, ExtentKind, FileId};
 pub use file::{HostFile, Sharing};
+pub use free::FreeMap;
 pub use fresh::FreshFile;
 pub use mem::MemDisk;
 pub use overlay::Overlay;

@@ -21,7 +21,37 @@ pub(crate) struct GroupState {
     longest: Option<u32>,
 }
 
+/// A block bitmap as the disk has it.
+pub(crate) enum StoredBitmap {
+    /// Only metadata has ever been in the group.
+    NeverWritten,
+    /// These bits, which agree with the descriptor.
+    Stored(Vec<u8>),
+}
+
 impl Ext4 {
+    /// The block bitmap of a group without changing anything, checked like one that is about to be used.
+    pub(crate) fn stored_block_bitmap(&self, group: u32) -> Result<StoredBitmap> {
+        let descriptor = self.groups.get(group)?;
+        if descriptor.flags & BLOCK_UNINIT != 0 {
+            return Ok(StoredBitmap::NeverWritten);
+        }
+        let bits = self.cache.read(descriptor.block_bitmap)?;
+        // One that was changed in memory was checked before, and has its new checksum only after a sync.
+        let checked = self.group_states.get(group as usize).is_some_and(|state| state.blocks_ready);
+        if self.superblock.features.metadata_csum() && !checked {
+            let actual = self.block_bitmap_checksum(&bits);
+            self.check_bitmap(group, "the block bitmap's checksum", descriptor.block_bitmap_csum, actual)?;
+        }
+        let free = bitmap::count_clear(&bits, self.block_bits(group));
+        if free != descriptor.free_blocks {
+            let (expected, actual) = (descriptor.free_blocks.into(), free.into());
+            let what = "the count of free blocks in the bitmap";
+            return Err(Error::mismatch(Place::Group(group), what, expected, actual));
+        }
+        Ok(StoredBitmap::Stored(bits.to_vec()))
+    }
+
     /// How many bits of a block bitmap stand for blocks of the group.
     fn block_bits(&self, group: u32) -> u32 {
         self.superblock.group_blocks(group)

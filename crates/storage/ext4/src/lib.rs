@@ -59,6 +59,7 @@ mod features;
 mod file_read;
 mod file_write;
 mod filesystem;
+mod free;
 mod group;
 mod hash;
 mod htree;

@@ -67,7 +67,7 @@ impl Ext4 {
         }
     }
 
-    fn journal_superblock(&self, inode: &Inode) -> Result<JournalSuperblock> {
+    pub(crate) fn journal_superblock(&self, inode: &Inode) -> Result<JournalSuperblock> {
         let block = self.cache.read(self.journal_block(inode, 0)?)?;
         let file_blocks = inode.size / self.block_size();
         JournalSuperblock::parse(&block[..JOURNAL_SUPERBLOCK], self.superblock.block_size, file_blocks)

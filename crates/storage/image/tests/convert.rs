@@ -294,7 +294,7 @@ fn only_what_differs_from_the_base_is_stored() {
     bytes.resize(6_400_512, 0);
     for compress in [false, true] {
         let name = BackingFile { name: "base".into(), format: Some("raw".into()) };
-        let base = Base { name, disk: Arc::new(open(&base, true)) };
+        let base = Base { name, disk: Arc::new(open(&base, true)), parent: None };
         let options = ConvertOptions {
             base: Some(base),
             compress,

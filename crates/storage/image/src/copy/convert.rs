@@ -24,6 +24,17 @@ pub fn convert(
     options: &ConvertOptions,
     progress: Progress<'_>,
 ) -> Result<Converted> {
+    convert_checked(source, target, options, &|| Ok(()), progress)
+}
+
+/// Does what [`convert`] does; `check` has its say once nobody else can change a file that is to be replaced.
+pub(super) fn convert_checked(
+    source: &dyn Disk,
+    target: &Path,
+    options: &ConvertOptions,
+    check: &dyn Fn() -> Result<()>,
+    progress: Progress<'_>,
+) -> Result<Converted> {
     let pace = Pace::new(options.cancel.clone(), options.rate_limit);
     if HostFile::open_forced(target).is_ok_and(|file| file.is_block_device()) {
         return to_device(source, target, options, &pace, progress);
@@ -31,6 +42,7 @@ pub fn convert(
     let create = CreateOptions {
         secret: options.secret.clone(),
         backing: options.base.as_ref().map(|base| base.name.clone()),
+        parent: options.base.as_ref().and_then(|base| base.parent),
         ..CreateOptions::laid_out(options.layout.clone(), source.len())
     };
     let record = options.resume.as_ref().map(|identity| resume::digest(identity, source.len(), options));

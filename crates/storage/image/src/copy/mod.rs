@@ -24,6 +24,7 @@
 
 mod checksum;
 mod chunks;
+mod compact;
 mod compare;
 mod convert;
 mod early;
@@ -38,6 +39,7 @@ mod transfer;
 mod verify;
 
 pub use checksum::{Checksum, Digests, checksum, sha256};
+pub use compact::{CompactOptions, Compacted, Fill, FindFree, Freed, compact, sparsify, wipe};
 pub use compare::{Comparison, compare, compare_strictly};
 pub use convert::{convert, copy_data};
 pub use map::{MapEntry, map};

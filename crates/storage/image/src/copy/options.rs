@@ -6,7 +6,7 @@ use serde::Serialize;
 use vmwright_crypt::Passphrase;
 use vmwright_disk::{Disk, FileStamp};
 
-use crate::{BackingFile, Format, Layout, Result};
+use crate::{BackingFile, Format, Layout, ParentId, Result};
 
 /// What a disk is converted to, and how.
 #[derive(Clone)]
@@ -86,6 +86,8 @@ pub struct Base {
     pub name: BackingFile,
     /// What it shows.
     pub disk: Arc<dyn Disk>,
+    /// What identifies its content, in formats whose images know their parents again.
+    pub parent: Option<ParentId>,
 }
 
 /// Which source was copied, so that a copy that ended early goes on only with the same.
