@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -94,16 +94,22 @@ fn remove_stale(path: &Path) -> Result<()> {
         }
         Ok(_) => {}
     }
-    match UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(fail),
-        // Somebody listens, with a full queue perhaps, or with other rights.
-        Ok(_) | Err(_) => Err(Reason::Listening { path: path.to_owned() }.into()),
+    // Waits for nobody: the queue of a server that hangs may be full.
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let probe = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+        .map_err(|error| fail(error.into()))?;
+    let address = SocketAddrUnix::new(path).map_err(|error| fail(error.into()))?;
+    match rustix::net::connect(&probe, &address) {
+        Err(rustix::io::Errno::CONNREFUSED) => fs::remove_file(path).map_err(fail),
+        // Somebody listens, or it cannot be told.
+        Ok(()) | Err(_) => Err(Reason::Listening { path: path.to_owned() }.into()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixStream;
     use vmwright_disk::ErrorKind;
 
     #[test]

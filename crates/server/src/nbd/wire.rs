@@ -96,14 +96,21 @@ impl Transport for Wire {
 pub(super) struct Timed<'a>(&'a Wire);
 
 impl Timed<'_> {
-    fn run<T>(&self, call: impl FnOnce(&Socket) -> io::Result<T>) -> io::Result<T> {
-        self.0.be_patient()?;
-        call(&self.0.socket).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => {
-                io::Error::new(io::ErrorKind::TimedOut, "the client was silent for too long")
+    fn run<T>(&self, mut call: impl FnMut(&Socket) -> io::Result<T>) -> io::Result<T> {
+        loop {
+            self.0.be_patient()?;
+            match call(&self.0.socket) {
+                // A signal that some other part of the process waits for.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "the client was silent for too long",
+                    ));
+                }
+                result => return result,
             }
-            _ => error,
-        })
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use vmwright_disk::Disk;
 use crate::buffers::Buffers;
 use crate::command::Request;
 use crate::layout::CMD_FLAG_DF;
-use crate::perform::{Failure, Outcome};
+use crate::perform::Outcome;
 use crate::reply::Outbox;
 
 /// The most data in one chunk of an answer, so that long reads need little memory.
@@ -43,7 +43,7 @@ fn in_chunks(
     }
     let mut at = start;
     while at < end {
-        let run = next_run(disk, at, end)?;
+        let run = next_run(disk, at, end);
         let last = run.end == end;
         match run.zero {
             // A run lies within the request, whose length has 32 bits.
@@ -65,21 +65,27 @@ struct Run {
 }
 
 /// The longest run from `at` on that is zeros, or that travels as data.
-fn next_run(disk: &dyn Disk, at: u64, end: u64) -> Result<Run, Failure> {
+fn next_run(disk: &dyn Disk, at: u64, end: u64) -> Run {
     let mut run = Run { end: at, zero: true };
     // The end of the data so far, and of the zeros behind it that may yet turn out too short to matter.
     let mut data_end = at;
     while run.end < end && (run.zero || run.end - at < CHUNK) {
-        let extent = disk.extent_at(run.end)?;
+        let Ok(extent) = disk.extent_at(run.end) else {
+            // Where there is no map, reading says whether there are bytes.
+            return match run.end > at {
+                true => run,
+                false => Run { end: end.min(at + CHUNK), zero: false },
+            };
+        };
         let extent_end = extent.end().min(end).max(run.end + 1);
         if !extent.is_zero() {
             if run.zero && run.end - at >= SHORTEST_HOLE {
-                return Ok(run);
+                return run;
             }
             run.zero = false;
             data_end = extent_end;
         } else if !run.zero && extent_end - data_end >= SHORTEST_HOLE {
-            return Ok(Run { end: data_end, zero: false });
+            return Run { end: data_end, zero: false };
         }
         run.end = extent_end;
     }
@@ -87,7 +93,7 @@ fn next_run(disk: &dyn Disk, at: u64, end: u64) -> Result<Run, Failure> {
     if !run.zero && run.end - at > CHUNK {
         run.end = (at + CHUNK) & !511;
     }
-    Ok(run)
+    run
 }
 
 /// Reads a range; there may be nothing to read at the very end.
@@ -107,9 +113,9 @@ mod tests {
     fn memory_travels_as_data_in_bounded_chunks() {
         let disk = MemDisk::new(5 << 20);
         disk.write_at(&vec![1; 5 << 20], 0).unwrap();
-        let first = next_run(&disk, 100, 5 << 20).ok().unwrap();
+        let first = next_run(&disk, 100, 5 << 20);
         assert_eq!((first.end, first.zero), (2 << 20, false));
-        let last = next_run(&disk, 4 << 20, 5 << 20).ok().unwrap();
+        let last = next_run(&disk, 4 << 20, 5 << 20);
         assert_eq!(last.end, 5 << 20);
     }
 }

@@ -111,7 +111,10 @@ impl<'a> Reader<'a> {
         first.copy_from_slice(&ready[..count]);
         self.start += count;
         while !rest.is_empty() && rest.len() < AHEAD {
-            let n = self.transport.read(&mut self.ahead)?.min(AHEAD);
+            let n = match self.transport.read(&mut self.ahead) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                result => result?.min(AHEAD),
+            };
             let count = n.min(rest.len());
             if n == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());

@@ -316,6 +316,61 @@ impl Disk for Vast {
     }
 }
 
+/// A disk that cannot say where its bytes are from 64 KiB on.
+struct Mapless(MemDisk);
+
+impl Disk for Mapless {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn is_read_only(&self) -> bool {
+        true
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.0.read_at(buf, offset)
+    }
+
+    fn write_at(&self, _data: &[u8], _offset: u64) -> Result<()> {
+        Err(Error::read_only("nothing"))
+    }
+
+    fn zero_at(&self, _offset: u64, _len: u64) -> Result<()> {
+        Err(Error::read_only("nothing"))
+    }
+
+    fn discard(&self, _offset: u64, _len: u64) -> Result<()> {
+        Err(Error::read_only("nothing"))
+    }
+
+    fn set_len(&self, _len: u64) -> Result<()> {
+        Err(Error::read_only("nothing"))
+    }
+
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        match offset < 65536 {
+            true => Ok(Extent { start: offset, len: 65536 - offset, ..self.0.extent_at(offset)? }),
+            false => Err(Error::fixed_size("the map")),
+        }
+    }
+}
+
+#[test]
+fn what_has_no_map_can_be_read_all_the_same() {
+    let disk = Arc::new(Mapless(MemDisk::from_bytes(memory(5 << 20).to_bytes())));
+    let expected = disk.0.to_bytes();
+    let (mut client, _connection) = chosen(Export::new("disk", disk), true);
+    assert!(client.read(0, 0, 5 << 20).unwrap().0 == expected);
+    client.send(STATUS, 0, 0, 5 << 20, &[]);
+    assert_eq!(ranges(&client.replies()[0]).1, [(65536, 0)], "what is known is told");
+    assert_eq!(client.error_of(STATUS, 0, 65536, 512, &[]), EIO);
+}
+
 #[test]
 fn disks_longer_than_any_answer_are_described_in_parts() {
     let (mut client, _connection) = chosen(Export::new("vast", Arc::new(Vast)), true);
