@@ -204,6 +204,156 @@ fn sizes_are_measured_as_qemu_img_does() {
 }
 
 #[test]
+fn what_qemu_img_cannot_measure_is_measured_from_above() {
+    let folder = Folder::new();
+    let bytes = sample(9_000_448);
+    let (raw, path) = (folder.path("raw"), folder.path("image"));
+    std::fs::write(&raw, &bytes).unwrap();
+    copy::convert(&open(&raw, true), &folder.path("sparse"), &ConvertOptions::new(Format::Raw), &quiet)
+        .unwrap();
+    let source = open(&folder.path("sparse"), true);
+    let full = MemDisk::from_bytes(Numbers(4).bytes(9_000_448));
+    let mut measured = 0;
+    for format in [Format::Raw, Format::Qcow2, Format::Vhd, Format::Vhdx, Format::Vdi, Format::Vmdk] {
+        for option in
+            ["", "subformat=fixed", "static=on", "subformat=monolithicFlat", "subformat=streamOptimized"]
+        {
+            let mut layout = Layout::new(format);
+            if let Some((key, value)) = option.split_once('=')
+                && layout.set(key, value).is_err()
+            {
+                continue;
+            }
+            let compress = option.ends_with("streamOptimized");
+            let options = ConvertOptions { force: true, compress, layout, ..ConvertOptions::new(format) };
+            let target = CreateOptions::laid_out(options.layout.clone(), 0);
+            let files = || -> u64 {
+                let entries = std::fs::read_dir(folder.path("")).unwrap().map(Result::unwrap);
+                let made = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("image"));
+                made.map(|entry| entry.metadata().unwrap().len()).sum()
+            };
+            for (disk, all) in [(&source as &dyn Disk, false), (&full, true)] {
+                match copy::convert(disk, &path, &options, &quiet) {
+                    Err(error) if error.kind() == ErrorKind::Unsupported => continue,
+                    made => made.unwrap(),
+                };
+                let bound = copy::measure(disk, &target).unwrap();
+                let bound = if all { bound.fully_allocated } else { bound.required };
+                let len = files();
+                assert!(len <= bound, "{format:?} {option}: {len} bytes, measured {bound}");
+                assert!(bound <= len + len / 4 + (8 << 20), "{format:?} {option}: {len}, measured {bound}");
+                measured += 1;
+            }
+            for entry in std::fs::read_dir(folder.path("")).unwrap().map(Result::unwrap) {
+                if entry.file_name().to_string_lossy().starts_with("image") {
+                    std::fs::remove_file(entry.path()).unwrap();
+                }
+            }
+        }
+    }
+    assert!(measured >= 8, "only {measured} were made");
+}
+
+#[test]
+fn a_disk_of_a_size_alone_is_measured_as_qemu_img_does() {
+    need!("qemu-img");
+    for options in
+        ["cluster_size=64k", "cluster_size=2M,extended_l2=on", "preallocation=full", "preallocation=metadata"]
+    {
+        for size in ["1M", "100G", "3T"] {
+            let theirs = qemu_img(&format!("measure --output=json -O qcow2 -o {options} --size {size}"), &[]);
+            let theirs: Value = serde_json::from_str(&theirs).unwrap();
+            let mut layout = Layout::new(Format::Qcow2);
+            for (key, value) in options.split(',').map(|option| option.split_once('=').unwrap()) {
+                layout.set(key, value).unwrap();
+            }
+            let bytes = [("1M", 1 << 20), ("100G", 100 << 30), ("3T", 3u64 << 40)];
+            let bytes = bytes.iter().find(|(name, _)| *name == size).unwrap().1;
+            let ours = copy::measure_empty(&CreateOptions::laid_out(layout, bytes)).unwrap();
+            let ours = serde_json::to_value(ours).unwrap();
+            for key in ["required", "fully-allocated"] {
+                assert_eq!(ours[key], theirs[key], "{options} {size}");
+            }
+        }
+    }
+}
+
+#[test]
+fn strict_comparison_agrees_with_qemu_img() {
+    need!("qemu-img");
+    let folder = Folder::new();
+    let paths = ["plain", "same", "zeros", "stored", "longer"].map(|name| folder.path(name));
+    for path in &paths {
+        qemu_img("create -q -f qcow2 {} 2M", &[path]);
+        qemu_io(path, "qcow2", &["write -P 1 0 128k", "write -P 2 1M 64k"]);
+    }
+    qemu_io(&paths[2], "qcow2", &["write -z 512k 128k"]);
+    qemu_io(&paths[3], "qcow2", &["write -P 0 512k 128k"]);
+    qemu_img("resize -q {} 3M", &[&paths[4]]);
+    for (index, path) in paths.iter().enumerate() {
+        let theirs =
+            output("qemu-img", ["compare", "-q", "-s", paths[0].to_str().unwrap(), path.to_str().unwrap()]);
+        let ours = copy::compare_strictly(&open(&paths[0], true), &open(path, true), 2, &quiet).unwrap();
+        assert_eq!(ours.is_same(), theirs.status.success(), "{}: {ours:?}", path.display());
+        let content = copy::compare(&open(&paths[0], true), &open(path, true), 2, &quiet).unwrap();
+        assert_eq!(content.first_difference, None);
+        assert_eq!(
+            ours.first_difference_in_allocation,
+            [None, None, Some(512 << 10), Some(512 << 10), None][index]
+        );
+    }
+}
+
+#[test]
+fn both_digests_are_found_at_once_and_are_those_of_the_raw_disk() {
+    let bytes = sample(7_000_321);
+    let disk = MemDisk::from_bytes(bytes.clone());
+    let folder = Folder::new();
+    let image = folder.path("image");
+    copy::convert(
+        &disk,
+        &image,
+        &ConvertOptions { compress: true, ..ConvertOptions::new(Format::Qcow2) },
+        &quiet,
+    )
+    .unwrap();
+    // The image has whole sectors.
+    let whole = [bytes, vec![0; 7_000_321usize.next_multiple_of(512) - 7_000_321]].concat();
+    for threads in [1, 4] {
+        let wanted = copy::Digests { sha256: true, blake3: true };
+        let found = copy::checksum(&open(&image, true), wanted, threads, &quiet).unwrap();
+        assert_eq!(found.blake3.unwrap(), *blake3::hash(&whole).as_bytes());
+        assert_eq!(found.sha256.unwrap(), copy::sha256(&MemDisk::from_bytes(whole.clone()), &quiet).unwrap());
+        let only = copy::checksum(
+            &open(&image, true),
+            copy::Digests { sha256: false, blake3: true },
+            threads,
+            &quiet,
+        );
+        let json = serde_json::to_value(only.unwrap()).unwrap();
+        assert_eq!(json["blake3"].as_str().unwrap(), blake3::hash(&whole).to_hex().as_str());
+        assert!(json.get("sha256").is_none());
+    }
+}
+
+#[test]
+fn a_checksum_of_what_cannot_be_read_is_an_error() {
+    let folder = Folder::new();
+    let path = folder.path("image");
+    let bytes = Numbers(2).bytes(5 << 20).iter().map(|byte| byte & 3).collect();
+    let options = ConvertOptions { compress: true, ..ConvertOptions::new(Format::Qcow2) };
+    copy::convert(&MemDisk::from_bytes(bytes), &path, &options, &quiet).unwrap();
+    let mut image = std::fs::read(&path).unwrap();
+    let middle = image.len() / 2;
+    // No block of a deflate stream begins so.
+    image[middle..].fill(0xff);
+    std::fs::write(&path, image).unwrap();
+    let wanted = copy::Digests { sha256: true, blake3: true };
+    let error = copy::checksum(&open(&path, true), wanted, 3, &quiet).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+}
+
+#[test]
 fn the_first_difference_is_found_and_zeros_may_be_missing() {
     let a = MemDisk::new(9_000_000);
     let b = MemDisk::new(9_500_000);

@@ -33,6 +33,7 @@ mod measure;
 mod options;
 mod order;
 mod pace;
+mod phantom;
 mod resume;
 mod sum;
 mod transfer;
@@ -43,7 +44,7 @@ pub use compact::{CompactOptions, Compacted, Fill, FindFree, Freed, compact, spa
 pub use compare::{Comparison, compare, compare_strictly};
 pub use convert::{convert, copy_data};
 pub use map::{MapEntry, map};
-pub use measure::{Measure, measure};
+pub use measure::{Measure, measure, measure_empty};
 pub use options::{Base, ConvertOptions, Converted, SourceIdentity};
 
 /// Is told how many bytes of how many are done; from any thread, and not in order.

@@ -88,6 +88,14 @@ const PBKDFS: &str = "pbkdf2, argon2i or argon2id; the last two in version 2 onl
 const HASHES: &str = "sha1, sha224, sha256, sha384 or sha512";
 
 impl LuksOptions {
+    /// How many bytes a new image has before its content.
+    pub(crate) fn header_len(&self) -> Result<u64> {
+        Ok(match self.version {
+            1 => self.luks1()?.least_payload_offset().next_multiple_of(1 << 20),
+            _ => self.luks2()?.payload_offset.unwrap_or(16 << 20),
+        })
+    }
+
     pub(crate) const KEYS: &'static [(&'static str, &'static str)] = &[
         ("version", "1 or 2; QEMU reads 1"),
         ("cipher-alg", CIPHERS),
