@@ -4,8 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use vmwright_disk::{Disk, MemDisk};
-use vmwright_image::copy::measure;
+use vmwright_image::copy::{measure, measure_empty};
 use vmwright_image::{CreateOptions, Format};
 
 use super::source::Reading;
@@ -39,20 +38,16 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let attempt = || "cannot measure".to_owned();
     let format: Format = args.output_format.into();
-    let source: Box<dyn Disk> = match (&args.image, args.size) {
-        (Some(image), _) => Box::new(args.reading.open(image).with_context(attempt)?),
-        (None, Some(bytes)) => {
-            let empty = MemDisk::new(0);
-            empty.set_len(bytes).with_context(attempt)?;
-            Box::new(empty)
-        }
-        (None, None) => return Err(Failure::usage("an image or a size is needed")),
-    };
-    let mut target = CreateOptions::new(format, source.len());
+    let mut target = CreateOptions::new(format, args.size.unwrap_or(0));
     for option in &args.options {
         options::apply(&mut target.layout, option).with_context(attempt)?;
     }
-    let measured = measure(&*source, &target).with_context(attempt)?;
+    let measured = match (&args.image, args.size) {
+        (Some(image), _) => measure(&args.reading.open(image).with_context(attempt)?, &target),
+        (None, Some(_)) => measure_empty(&target),
+        (None, None) => return Err(Failure::usage("an image or a size is needed")),
+    };
+    let measured = measured.with_context(attempt)?;
     if args.json {
         json(&measured)?;
     } else {

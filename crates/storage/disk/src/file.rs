@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::host::{FileKind, Handle, Host, LockMode, OpenMode, RealHost, Stat};
-use crate::{Disk, Error, Extent, ExtentKind, FileId, Result, check_range};
+use crate::{Disk, Error, Extent, ExtentKind, FileId, Result, check_range, opened};
 
 /// Whether a host file is locked against other programs while it is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -75,10 +75,12 @@ impl HostFile {
     }
 
     fn from_handle(handle: Arc<dyn Handle>, path: &Path, mode: OpenMode, stat: Stat) -> Self {
+        let id = FileId { device: stat.device, inode: stat.inode };
+        opened::note(id, &handle);
         Self {
             handle,
             path: path.to_owned(),
-            id: FileId { device: stat.device, inode: stat.inode },
+            id,
             kind: stat.kind,
             len: AtomicU64::new(stat.len),
             len_changed: AtomicBool::new(false),
@@ -99,6 +101,10 @@ impl HostFile {
     /// Whether it is a block device, whose length is fixed.
     pub fn is_block_device(&self) -> bool {
         self.kind == FileKind::Block
+    }
+
+    pub(crate) fn handle(&self) -> &dyn Handle {
+        &*self.handle
     }
 
     pub(crate) fn stat(&self) -> Result<Stat> {

@@ -80,6 +80,7 @@ mod free;
 mod fresh;
 mod host;
 mod mem;
+mod opened;
 mod overlay;
 mod recover;
 mod redo;

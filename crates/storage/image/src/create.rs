@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vmwright_crypt::Passphrase;
-use vmwright_disk::{Disk, FreshFile, Transaction};
+use vmwright_disk::{Disk, FreshFile, HostFile, Transaction};
 
 use crate::driver::ContentId;
 use crate::luks::LuksOptions;
@@ -224,6 +224,11 @@ impl FreshImage {
 
     /// The image file.
     pub(crate) fn file(&self) -> Arc<dyn Disk> {
+        self.main.disk()
+    }
+
+    /// The image file as the host has it.
+    pub(crate) fn host_file(&self) -> Arc<HostFile> {
         self.main.disk()
     }
 

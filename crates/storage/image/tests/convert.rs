@@ -369,3 +369,17 @@ fn an_image_in_memory_is_a_source_like_any_other() {
     copy::convert(&image, &second, &ConvertOptions::new(Format::Raw), &quiet).unwrap();
     assert!(std::fs::read(&second).unwrap()[..bytes.len()] == bytes);
 }
+
+#[test]
+fn the_host_copies_what_nobody_looks_at() {
+    let folder = Folder::new();
+    let (raw, image, path) = (folder.path("raw"), folder.path("source"), folder.path("image"));
+    let bytes = sample(9_000_000 / 512 * 512);
+    std::fs::write(&raw, &bytes).unwrap();
+    copy::convert(&open(&raw, true), &image, &ConvertOptions::new(Format::Qcow2), &quiet).unwrap();
+    for source in [&raw, &image] {
+        let options = ConvertOptions { find_zeros: false, force: true, ..ConvertOptions::new(Format::Raw) };
+        copy::convert(&open(source, true), &path, &options, &quiet).unwrap();
+        assert!(std::fs::read(&path).unwrap() == bytes);
+    }
+}

@@ -85,6 +85,11 @@ pub(crate) trait Host: Send + Sync + Debug {
 
 /// An open file.
 pub(crate) trait Handle: Send + Sync + Debug {
+    /// The file itself, where there is one that the host knows.
+    fn as_file(&self) -> Option<&std::fs::File> {
+        None
+    }
+
     fn stat(&self) -> io::Result<Stat>;
 
     /// Fills `buf`, or fails with `UnexpectedEof`.

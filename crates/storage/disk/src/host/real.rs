@@ -127,6 +127,10 @@ fn is_unsupported(error: &io::Error) -> bool {
 }
 
 impl Handle for RealHandle {
+    fn as_file(&self) -> Option<&File> {
+        Some(&self.file)
+    }
+
     fn stat(&self) -> io::Result<Stat> {
         let metadata = self.file.metadata()?;
         let kind = match metadata.file_type() {

@@ -73,8 +73,10 @@ pub(super) fn convert_checked(
         Some(progressing) => progressing.note(done),
         None => Ok(()),
     };
-    let job =
-        Job { source, options, pace: &pace, start, file: (start == 0).then_some(file), overwrite: false };
+    let plain = start == 0 && options.layout.format() == Format::Raw;
+    let host = plain.then(|| fresh.host_file());
+    let file = (start == 0).then_some(file);
+    let job = Job { source, options, pace: &pace, start, file, host, overwrite: false };
     let converted =
         written_early(&files, || job.run(&image, Some(&checkpoint), progress)).inspect_err(|error| {
             if error.is_not_verified() {
@@ -82,7 +84,6 @@ pub(super) fn convert_checked(
                 fresh.keep(false);
             }
         })?;
-    drop(progressing);
     drop(image);
     fresh.commit()?;
     Ok(Converted { atomic: true, ..converted })
@@ -111,7 +112,7 @@ fn to_device(
     }
     let file: Arc<dyn Disk> = Arc::new(HostFile::open(target, false)?);
     let image = Image::open(file, FormatChoice::Exact(Format::Raw), OpenOptions::default())?;
-    let job = Job { source, options, pace, start: 0, file: None, overwrite: true };
+    let job = Job { source, options, pace, start: 0, file: None, host: None, overwrite: true };
     job.run(&image, None, progress)
 }
 
@@ -122,6 +123,7 @@ struct Job<'a> {
     pace: &'a Pace,
     start: u64,
     file: Option<Arc<dyn Disk>>,
+    host: Option<Arc<HostFile>>,
     overwrite: bool,
 }
 
@@ -137,6 +139,7 @@ impl Job<'_> {
         let sum = Sum::default();
         let transfer = Transfer {
             file: self.file,
+            host: self.host,
             base: options.base.as_ref().map(|base| &*base.disk),
             overwrite: self.overwrite || !image.driver().new_shows_zeros(),
             level: options.level,

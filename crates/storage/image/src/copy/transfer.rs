@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vmwright_disk::Disk;
+use vmwright_disk::{Disk, ExtentKind, FileId, HostFile};
 
 use super::chunks::{CHUNK, Chunk, Chunks};
 use super::order::Order;
@@ -30,6 +30,8 @@ pub(super) struct Transfer<'a> {
     pub(super) target: &'a Image,
     /// The file of the target where it holds nothing so far, so that places in it can be written plainly.
     pub(super) file: Option<Arc<dyn Disk>>,
+    /// The file of the target where it is the disk itself, byte for byte, and new.
+    pub(super) host: Option<Arc<HostFile>>,
     /// What shows where the target holds nothing.
     pub(super) base: Option<&'a dyn Disk>,
     /// Whether the target may hold anything where the source holds zeros.
@@ -67,6 +69,7 @@ impl<'a> Transfer<'a> {
             source,
             target,
             file: None,
+            host: None,
             base: None,
             overwrite: !target.driver().new_shows_zeros(),
             packer,
@@ -104,6 +107,10 @@ impl<'a> Transfer<'a> {
             order: Order::new(),
             spare: Mutex::default(),
         };
+        if self.share()? {
+            progress(self.source.len(), self.source.len());
+            return Ok(());
+        }
         let copied = match self.packer {
             Some(packer) => run.packed(packer),
             None => run.plain(),
@@ -118,6 +125,77 @@ impl<'a> Transfer<'a> {
     fn clear(&self, start: u64, len: u64) -> Result<()> {
         let len = len.min(self.target.len().saturating_sub(start));
         Ok(self.target.zero_at(start, len)?)
+    }
+
+    /// Whether the host may copy by itself what nobody wants to look at.
+    fn by_host(&self) -> Option<&HostFile> {
+        self.host.as_deref().filter(|_| self.sum.is_none() && self.base.is_none() && self.start == 0)
+    }
+
+    /// Lets the target share the content of the one file whose bytes the source is, where the host can do that; answers
+    /// whether it did.
+    fn share(&self) -> Result<bool> {
+        let Some(host) = self.by_host() else { return Ok(false) };
+        let (mut at, mut only): (_, Option<FileId>) = (0, None);
+        while at < self.source.len() {
+            let extent = self.source.extent_at(at)?;
+            match extent.kind {
+                ExtentKind::Data { file, offset } if offset == at && only.is_none_or(|only| only == file) => {
+                    only = Some(file);
+                }
+                _ if extent.is_zero() => {}
+                _ => return Ok(false),
+            }
+            at = extent.end();
+        }
+        let Some(file) = only else { return Ok(false) };
+        if !host.share_content(file)? {
+            return Ok(false);
+        }
+        if host.len() != self.source.len() {
+            // The file has more than the disk, which may be anything.
+            host.set_len(0)?;
+            host.set_len(self.source.len())?;
+            return Ok(false);
+        }
+        // A layer in between may have called zeros what the file has something else for.
+        self.clear_zeros(host)?;
+        Ok(true)
+    }
+
+    /// Clears in the target what the source knows to be zeros.
+    fn clear_zeros(&self, host: &HostFile) -> Result<()> {
+        let mut at = 0;
+        while at < self.source.len() {
+            let extent = self.source.extent_at(at)?;
+            if extent.is_zero() {
+                host.zero_at(at, extent.len)?;
+            }
+            at = extent.end();
+        }
+        Ok(())
+    }
+
+    /// Lets the host copy a chunk that the source keeps plainly in files; answers whether all of it was.
+    fn copy_by_host(&self, chunk: Chunk) -> Result<bool> {
+        let Some(host) = self.by_host().filter(|_| !self.find_zeros) else { return Ok(false) };
+        let end = (chunk.start + chunk.len).min(self.source.len());
+        let mut at = chunk.start;
+        while at < end {
+            let extent = self.source.extent_at(at)?;
+            let len = extent.len.min(end - at);
+            match extent.kind {
+                ExtentKind::Data { file, offset } if host.copy_from(at, file, offset, len)? == len => {
+                    self.written.fetch_add(len, Ordering::Relaxed);
+                }
+                _ if extent.is_zero() => {}
+                // What was copied so far is written once more.
+                _ => return Ok(false),
+            }
+            at += len;
+        }
+        self.read.fetch_add(end - chunk.start, Ordering::Relaxed);
+        Ok(true)
     }
 
     fn read(&self, chunk: Chunk, buffer: &mut Vec<u8>) -> Result<()> {
@@ -178,6 +256,9 @@ impl Run<'_> {
         let placing = how != Placing::InOrder;
         let file = self.transfer.file.as_deref().filter(|_| how == Placing::Plain);
         let work = |worker: &mut Worker, chunk: Chunk| {
+            if self.transfer.copy_by_host(chunk)? {
+                return self.finish(chunk);
+            }
             self.transfer.read(chunk, &mut worker.buffer)?;
             let Worker { buffer, other, places } = worker;
             let runs = self.transfer.runs(chunk, buffer, self.unit, other)?;

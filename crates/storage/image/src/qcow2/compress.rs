@@ -166,7 +166,7 @@ impl Compressor for Zstd {
         let cluster = whole(data, self.unit);
         out.resize(self.unit - 1, 0);
         // That it does not fit is the only failure there is.
-        let Ok(len) = self.context.compress_to_buffer(&*cluster, out.as_mut_slice()) else {
+        let Ok(len) = self.context.compress_to_buffer(&cluster[..], out.as_mut_slice()) else {
             return Ok(false);
         };
         out.truncate(len);
@@ -233,7 +233,7 @@ mod tests {
     }
 
     fn text(len: u32) -> Vec<u8> {
-        (0..len).map(|index| (index / 700) as u8 ^ (index * index >> 9) as u8 & 7).collect()
+        (0..len).map(|index| (index / 700) as u8 ^ ((index * index) >> 9) as u8 & 7).collect()
     }
 
     #[test]
