@@ -2,6 +2,7 @@
 //!
 //! Both sides of a ratio run in turn, within the same minute; figures are medians.
 
+mod copies;
 mod disks;
 mod machines;
 mod report;
@@ -78,11 +79,14 @@ type Job = fn(&Bench) -> Result<Vec<Row>>;
 /// Measures everything, or only the jobs whose name contains `filter`, and writes the table when it was all.
 pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     let bench = Bench::prepare()?;
-    let jobs: [(&str, Job); 6] = [
+    let jobs: [(&str, Job); 9] = [
         ("read", disks::read_one_file),
         ("inspect", disks::inspect),
         ("edit", disks::three_edits),
         ("create", disks::thousand_files),
+        ("convert", copies::convert),
+        ("compare", copies::compare),
+        ("sparse", copies::sparse_disk),
         ("run", machines::run_against_qemu),
         ("exec", machines::exec_and_shim),
     ];
