@@ -142,7 +142,13 @@ pub fn support(format: Format, operation: Operation) -> Support {
         }
         (Op::Write | Op::Discard | Op::Compact, _) => Done,
         (Op::Grow | Op::Shrink, Format::Qcow2) => Partly("not with dirty bitmaps"),
-        (Op::Shrink, Format::Vmdk | Format::Vhd | Format::Vdi) => Partly("fixed images"),
+        (Op::Grow | Op::Shrink, Format::Vmdk) => Partly(
+            "the last extent, up to 2 GiB where the disk is split; not streamOptimized, vmfsSparse, seSparse",
+        ),
+        (Op::Commit, Format::Vmdk) => {
+            Partly("into the next image only, which the one above knows by its CID")
+        }
+        (Op::Shrink, Format::Vhd | Format::Vdi) => Partly("fixed images"),
         (Op::Shrink, Format::Vhdx) => Partly("not differencing images"),
         (Op::Grow | Op::Shrink, _) => Done,
         (Op::Compress, Format::Qcow2) => Done,

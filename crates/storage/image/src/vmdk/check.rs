@@ -246,7 +246,8 @@ impl Sparse {
             let copy_at = u64::from(*copy) * SECTOR;
             match table {
                 TableAt::At(at) if *copy > 1 && copy_at + self.table_len() <= self.file.len() => {
-                    if self.read_table(at)? != self.read_table(copy_at)? {
+                    let is_same = self.read_table(at)? == self.read_table(copy_at)?;
+                    if !is_same {
                         // What was written last before a crash may be in one copy alone; nothing depends on it.
                         report.leak(format!(
                             "the redundant grain table {index} differs from the one at {at:#x}"

@@ -126,7 +126,7 @@ pub(super) fn is_descriptor(head: &[u8]) -> bool {
             }
             return false;
         };
-        if comment.trim_ascii().to_ascii_lowercase() == b"disk descriptorfile" {
+        if comment.trim_ascii().eq_ignore_ascii_case(b"disk descriptorfile") {
             return true;
         }
     }

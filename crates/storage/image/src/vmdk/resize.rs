@@ -51,10 +51,9 @@ impl Vmdk {
     fn check_resizable(&self, last: &Extent, old: u64, len: u64) -> Result<()> {
         self.check_extent(last)?;
         let kind = self.descriptor().create_type.clone().unwrap_or_default().to_ascii_lowercase();
-        if kind.contains("2gbmax") || kind.contains("twogbmax") {
-            if len > old && len - last.start > MAX_PART {
-                return Err(Error::unsupported("a further extent of 2 GiB for a VMDK that grows"));
-            }
+        let is_split = kind.contains("2gbmax") || kind.contains("twogbmax");
+        if is_split && len > old && len - last.start > MAX_PART {
+            return Err(Error::unsupported("a further extent of 2 GiB for a VMDK that grows"));
         }
         match &self.backing {
             Backing::Open(parent) if len > old && parent.len() > old => {
