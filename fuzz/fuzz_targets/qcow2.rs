@@ -7,13 +7,14 @@ use std::sync::OnceLock;
 mod oracle;
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
-    static SAMPLES: OnceLock<[Vec<u8>; 2]> = OnceLock::new();
-    let samples = SAMPLES.get_or_init(|| [oracle::sample(9, 16), oracle::sample(12, 1)]);
+    static SAMPLES: OnceLock<[Vec<u8>; 3]> = OnceLock::new();
+    let samples =
+        SAMPLES.get_or_init(|| [oracle::sample(9, 16), oracle::sample(12, 1), oracle::sample_with_history()]);
     let Some((&choice, script)) = input.split_first() else { return };
     if choice == 0 {
         return oracle::judge(script.to_vec());
     }
-    let mut bytes = samples[usize::from(choice) % 2].clone();
+    let mut bytes = samples[usize::from(choice) % 3].clone();
     // Each change: where, and eight bytes.
     for change in script.chunks_exact(11) {
         let at = usize::from(change[0]) << 8 | usize::from(change[1]);

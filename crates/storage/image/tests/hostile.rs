@@ -10,7 +10,10 @@ use vmwright_disk::ErrorKind;
 
 fn samples() -> &'static [Vec<u8>] {
     static SAMPLES: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
-    SAMPLES.get_or_init(|| vec![oracle::sample(9, 16), oracle::sample(12, 1), oracle::sample(16, 64)])
+    SAMPLES.get_or_init(|| {
+        let history = oracle::sample_with_history();
+        vec![oracle::sample(9, 16), oracle::sample(12, 1), oracle::sample(16, 64), history]
+    })
 }
 
 /// One way to damage an image.
@@ -91,7 +94,7 @@ proptest! {
 
     #[test]
     fn whatever_opens_is_whole_and_keeps_what_is_written(
-        sample in 0usize..3, damage_list in proptest::collection::vec(damages(), 0..6),
+        sample in 0usize..4, damage_list in proptest::collection::vec(damages(), 0..6),
     ) {
         let mut bytes = samples()[sample].clone();
         for one in &damage_list {

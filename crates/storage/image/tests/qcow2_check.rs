@@ -318,3 +318,40 @@ fn damaged_extended_entries_are_found_and_repaired_as_qemu_img_does() {
     compare(&path, &DAMAGES[..5]);
     compare(&path, EXTENDED_DAMAGES);
 }
+
+#[test]
+fn damages_of_an_image_with_a_data_file_are_found_and_repaired_as_qemu_img_does() {
+    need!("qemu-img", "qemu-io");
+    let folder = Folder::new();
+    let (path, data) = (folder.path("sample"), folder.path("data"));
+    let options = format!("cluster_size=64k,data_file={}", data.display());
+    qemu_img(&format!("create -q -f qcow2 -o {options} {{}} 4M"), &[&path]);
+    qemu_io(&path, "qcow2", &["write -P 1 0 300k", "write -P 2 600k 70k", "write -z 2M 128k"]);
+    let damages: Vec<Damage> = DAMAGES
+        .iter()
+        .filter(|(name, _)| {
+            ["nothing", "the dirty bit", "no flag", "a leaked", "the header"]
+                .iter()
+                .any(|a| name.starts_with(a))
+        })
+        .copied()
+        .collect();
+    assert!(damages.len() >= 6);
+    compare(&path, &damages);
+}
+
+#[test]
+fn a_check_of_a_large_sparse_image_is_instant_and_small() {
+    need!("qemu-img", "qemu-io");
+    let folder = Folder::new();
+    let path = folder.path("image");
+    qemu_img("create -q -f qcow2 {} 1T", &[&path]);
+    qemu_io(&path, "qcow2", &["write 0 64k", "write 500G 64k", "write 1023G 64k"]);
+    // Far behind everything, as after a preallocation: nothing there is looked at.
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(1 << 42).unwrap();
+    let start = std::time::Instant::now();
+    let report = ours(&path, Repair::Nothing).unwrap();
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(report.allocated_clusters, Some(3));
+    assert!(start.elapsed().as_secs() < 2, "{:?}", start.elapsed());
+}

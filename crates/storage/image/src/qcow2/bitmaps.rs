@@ -3,7 +3,6 @@
 use std::sync::PoisonError;
 
 use serde::Serialize;
-use vmwright_disk::Disk;
 use zerocopy::IntoBytes;
 
 use super::Qcow2;

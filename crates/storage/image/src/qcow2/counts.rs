@@ -8,7 +8,7 @@ const PAGE: u64 = 4096;
 /// Reference counts by cluster.
 #[derive(Default)]
 pub(super) struct Counts {
-    pages: BTreeMap<u64, Box<[u16]>>,
+    pages: BTreeMap<u64, Vec<u16>>,
     /// What is beyond a count of `u16::MAX`.
     more: HashMap<u64, u64>,
 }
@@ -25,7 +25,7 @@ impl Counts {
 
     /// Changes the count of a cluster.
     pub(super) fn set(&mut self, cluster: u64, count: u64) {
-        let page = self.pages.entry(cluster / PAGE).or_insert_with(|| vec![0; PAGE as usize].into());
+        let page = self.pages.entry(cluster / PAGE).or_insert_with(|| vec![0; PAGE as usize]);
         let place = &mut page[(cluster % PAGE) as usize];
         let had_more = *place == u16::MAX;
         *place = u16::try_from(count).unwrap_or(u16::MAX);
@@ -47,7 +47,7 @@ impl Counts {
 
     /// Every cluster with references, in the order of the file, and how many it has.
     pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
-        let page = |(page, counts): (&u64, &'_ Box<[u16]>)| {
+        let page = |(page, counts): (&u64, &Vec<u16>)| {
             let first = page * PAGE;
             let used = counts.iter().enumerate().filter(|(_, count)| **count > 0);
             used.map(|(index, _)| first + index as u64).collect::<Vec<_>>()
@@ -57,7 +57,7 @@ impl Counts {
 
     /// The last cluster with a reference.
     pub(super) fn last(&self) -> Option<u64> {
-        let used = |(page, counts): (&u64, &Box<[u16]>)| {
+        let used = |(page, counts): (&u64, &Vec<u16>)| {
             counts.iter().rposition(|count| *count > 0).map(|index| page * PAGE + index as u64)
         };
         self.pages.iter().rev().find_map(used)

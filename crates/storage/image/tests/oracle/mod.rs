@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use vmwright_disk::{Disk, Error, ErrorKind, Extent, MemDisk, Result};
 use vmwright_image::{
-    CreateOptions, Format, FormatChoice, Image, Layout, OpenOptions, Qcow2Options, copy, create_on, describe,
+    CreateOptions, Format, FormatChoice, Image, Layout, OpenOptions, Qcow2Options, Repair, check, copy,
+    create_on, describe,
 };
 
 const QCOW2: FormatChoice = FormatChoice::Exact(Format::Qcow2);
@@ -78,6 +79,64 @@ pub(crate) fn sample(cluster_bits: u32, refcount_bits: u32) -> Vec<u8> {
     bytes
 }
 
+/// A sound image with a snapshot and two bitmaps as well.
+pub(crate) fn sample_with_history() -> Vec<u8> {
+    let file: Arc<dyn Disk> = Arc::new(MemDisk::from_bytes(sample(10, 16)));
+    let image = Image::open(file.clone(), QCOW2, OpenOptions::default()).unwrap();
+    image.bitmaps().unwrap().add("first", Some(512)).unwrap();
+    image.snapshots().unwrap().create("before").unwrap();
+    image.write_at(&[8; 3000], 2000).unwrap();
+    image.bitmaps().unwrap().add("second", None).unwrap();
+    image.write_at(&[9; 100], 80_000).unwrap();
+    image.flush().unwrap();
+    let mut bytes = vec![0; file.len() as usize];
+    file.read_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+/// Repairs what may be damaged, then uses what only this format has.
+fn repair_and_use(bytes: Vec<u8>, options: &OpenOptions) {
+    let file: Arc<dyn Disk> = Arc::new(Bounded(MemDisk::from_bytes(bytes)));
+    let sound = match check(file.clone(), QCOW2, Repair::All) {
+        Err(error) => {
+            assert_kind(error.kind(), "repairing");
+            false
+        }
+        Ok(report) => {
+            let again = check(file.clone(), QCOW2, Repair::Nothing).unwrap();
+            assert_eq!((again.corruptions, again.leaks), (report.corruptions, report.leaks));
+            report.is_clean()
+        }
+    };
+    let Ok(image) = Image::open(file.clone(), QCOW2, options.clone()) else { return };
+    let (Ok(snapshots), Ok(bitmaps)) = (image.snapshots(), image.bitmaps()) else { return };
+    let mut works = true;
+    let mut note = |result: vmwright_image::Result<()>, about: &str| {
+        if let Err(error) = result {
+            let kind = error.kind();
+            if !matches!(kind, ErrorKind::InvalidInput | ErrorKind::Exists | ErrorKind::Io) {
+                assert_kind(kind, about);
+            }
+            works &= kind != ErrorKind::Io;
+        }
+    };
+    note(snapshots.create("new").map(|_| ()), "making a snapshot");
+    for bitmap in bitmaps.list().unwrap_or_default().into_iter().take(4) {
+        note(bitmaps.dirty(&bitmap.name).map(|_| ()), "reading a bitmap");
+        note(bitmaps.merge(&bitmap.name, "first"), "merging bitmaps");
+        note(bitmaps.remove(&bitmap.name), "removing a bitmap");
+    }
+    note(snapshots.apply("before"), "applying a snapshot");
+    note(snapshots.delete("before"), "deleting a snapshot");
+    note(bitmaps.add("third", None), "adding a bitmap");
+    note(image.write_at(&[1; 100], 0).map_err(Into::into), "writing");
+    note(image.flush().map_err(Into::into), "flushing");
+    if sound && works {
+        let report = image.check().unwrap();
+        assert!(report.is_safe(), "{report:?}");
+    }
+}
+
 /// Damages must be called corrupt (or unsupported, or full, or in want of a data file), not a mistake of the caller
 /// and not the host's.
 fn assert_kind(kind: ErrorKind, about: &str) {
@@ -88,11 +147,13 @@ fn assert_kind(kind: ErrorKind, about: &str) {
 
 /// Opens, maps, reads, checks and writes; whatever works must be right.
 pub(crate) fn judge(bytes: Vec<u8>) {
+    let copy = bytes.clone();
     let file: Arc<dyn Disk> = Arc::new(Bounded(MemDisk::from_bytes(bytes)));
     if let Err(error) = describe(&*file, QCOW2) {
         assert_kind(error.kind(), "describing");
     }
     let options = OpenOptions { backing: Some(Arc::new(MemDisk::new(10_000))), ..OpenOptions::default() };
+    repair_and_use(copy, &options);
     let image = match Image::open(file.clone(), QCOW2, options.clone()) {
         Ok(image) => image,
         Err(error) => return assert_kind(error.kind(), "opening"),
