@@ -41,10 +41,9 @@ impl Header {
         disk.flush()?;
         let digest = digest_number.0.to_string();
         self.change(disk, &|json| {
-            json["keyslots"][number.to_string()] = slot.clone();
-            if let Some(list) = json["digests"][&digest]["keyslots"].as_array_mut() {
-                list.push(number.to_string().into());
-            }
+            json.get_mut("keyslots")?.as_object_mut()?.insert(number.to_string(), slot.clone());
+            keyslots_of(json.get_mut("digests")?.get_mut(&digest)?)?.push(number.to_string().into());
+            Some(())
         })?;
         Ok(number)
     }
@@ -87,17 +86,16 @@ impl Header {
         disk.flush()?;
         let name = slot.to_string();
         self.change(disk, &|json| {
-            if let Some(slots) = json["keyslots"].as_object_mut() {
-                slots.remove(&name);
-            }
+            json.get_mut("keyslots")?.as_object_mut()?.remove(&name);
             for kind in ["digests", "tokens"] {
-                for object in json[kind].as_object_mut().into_iter().flat_map(|objects| objects.values_mut())
-                {
-                    if let Some(list) = object["keyslots"].as_array_mut() {
+                for object in json.get_mut(kind)?.as_object_mut()?.values_mut() {
+                    // Not every token is for key slots.
+                    if let Some(list) = keyslots_of(object) {
                         list.retain(|number| number != &Value::from(name.as_str()));
                     }
                 }
             }
+            Some(())
         })
     }
 
@@ -155,16 +153,17 @@ impl Header {
     }
 
     /// Changes the metadata, what is not known here included, and makes both copies durable.
-    fn change(&mut self, disk: &dyn Disk, edit: &dyn Fn(&mut Value)) -> Result<()> {
+    fn change(&mut self, disk: &dyn Disk, edit: &dyn Fn(&mut Value) -> Option<()>) -> Result<()> {
         let at = HEADER_LEN as u64;
         let mut json: Value =
             serde_json::from_slice(&self.json).map_err(|source| Reason::Json { at, source })?;
-        edit(&mut json);
+        let place = Place { at, hdr_size: self.hdr_size };
+        edit(&mut json).ok_or_else(|| place.error("the area", "an object is written as a list"))?;
         let text = json.to_string().into_bytes();
         let mut area = text.clone();
         area.push(0);
         // What is written must be what would be read.
-        let metadata = Metadata::parse(&area, &Place { at, hdr_size: self.hdr_size })?;
+        let metadata = Metadata::parse(&area, &place)?;
         let changed = Self { metadata, json: text, ..self.clone() };
         *self = changed;
         self.write(disk)
@@ -186,6 +185,11 @@ impl Header {
         self.other = None;
         Ok(())
     }
+}
+
+/// The key slots that a digest or a token is for.
+fn keyslots_of(object: &mut Value) -> Option<&mut Vec<Value>> {
+    object.get_mut("keyslots")?.as_array_mut()
 }
 
 /// Writes random numbers over a range, as far as it is there.

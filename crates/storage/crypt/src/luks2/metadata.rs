@@ -1,7 +1,6 @@
 //! The JSON area: key slots, segments, digests (section 3 of the specification).
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -23,8 +22,10 @@ pub(crate) struct Number(pub(crate) u32);
 
 impl<'de> Deserialize<'de> for Number {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = decimal(deserializer, "a number below 32 as text")?;
-        u32::try_from(text).map(Self).map_err(|_| D::Error::custom("a number of an object is too large"))
+        let text = String::deserialize(deserializer)?;
+        // One number has one name, by which the text is changed.
+        let number = text.parse::<u32>().ok().filter(|number| number.to_string() == text);
+        number.map(Self).ok_or_else(|| D::Error::custom("the name of an object is no number"))
     }
 }
 
@@ -34,28 +35,11 @@ pub(crate) struct Bytes(pub(crate) u64);
 
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        decimal(deserializer, "a number of 64 bits as text").map(Self)
+        let text = String::deserialize(deserializer)?;
+        let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = text.parse().ok().filter(|_| digits);
+        number.map(Self).ok_or_else(|| D::Error::custom("a number of bytes is no decimal text of 64 bits"))
     }
-}
-
-fn decimal<'de, D: Deserializer<'de>>(deserializer: D, expected: &'static str) -> Result<u64, D::Error> {
-    struct Digits(&'static str);
-
-    impl serde::de::Visitor<'_> for Digits {
-        type Value = u64;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str(self.0)
-        }
-
-        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<u64, E> {
-            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-            let value = if digits { text.parse().ok() } else { None };
-            value.ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
-        }
-    }
-
-    deserializer.deserialize_str(Digits(expected))
 }
 
 /// Bytes in base64.
@@ -74,7 +58,7 @@ impl<'de> Deserialize<'de> for Base64 {
 pub(crate) struct Metadata {
     pub(crate) keyslots: Numbered<Keyslot>,
     /// Other ways to get at a passphrase, which are not used here.
-    #[serde(default, rename = "tokens")]
+    #[serde(rename = "tokens")]
     pub(crate) _tokens: Numbered<IgnoredAny>,
     pub(crate) segments: Numbered<Segment>,
     pub(crate) digests: Numbered<Digest>,

@@ -189,6 +189,10 @@ fn metadata_that_contradicts_itself_is_corrupt_and_the_error_says_where() {
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{path} {value}: {error}");
         assert!(error.to_string().contains(named) && error.to_string().contains("0x"), "{path}: {error}");
     }
+    let padded = with_json(&|json| json["keyslots"]["01"] = json["keyslots"]["0"].clone());
+    assert!(Header::read(&padded).unwrap_err().to_string().contains("JSON"));
+    let none = with_json(&|json| drop(json.as_object_mut().unwrap().remove("tokens")));
+    assert!(Header::read(&none).unwrap_err().to_string().contains("JSON"));
     let twice = with_json(&|json| json["keyslots"]["1"] = json["keyslots"]["0"].clone());
     assert!(Header::read(&twice).unwrap_err().to_string().contains("overlaps"));
     let many = with_json(&|json| json["tokens"]["32"] = serde_json::json!({}));
@@ -232,6 +236,22 @@ fn what_cannot_be_opened_is_refused_by_name() {
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
         assert!(error.to_string().contains(named), "{named}: {error}");
     }
+}
+
+#[test]
+fn objects_written_as_lists_are_never_changed() {
+    // The order of the fields, as the reader of digests has them.
+    let fields = ["type", "keyslots", "segments", "hash", "iterations", "salt", "digest"];
+    let disk = with_json(&|json| {
+        let digest = json["digests"]["0"].clone();
+        json["digests"]["0"] = fields.iter().map(|field| digest[*field].clone()).collect();
+    });
+    let before = disk.to_bytes()[..0x8000].to_vec();
+    let mut header = Header::read(&disk).unwrap();
+    header.unlock(&disk, &secret(), &Limits::default()).unwrap();
+    let error = header.add_passphrase(&disk, &secret(), &Passphrase::new("new"), STRETCH).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(disk.to_bytes()[..0x8000] == before);
 }
 
 #[test]
