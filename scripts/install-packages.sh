@@ -4,7 +4,7 @@
 set -euo pipefail
 
 demo=(mmdebstrap qemu-system-x86 qemu-utils e2fsprogs fdisk jq gcc libc6-dev fakeroot)
-test=("${demo[@]}" gdisk cpio zstd attr acl binutils)
+test=("${demo[@]}" gdisk cpio zstd attr acl binutils libnbd-bin cryptsetup-bin openssl xz-utils)
 
 case "${1:-}" in
     demo) wanted=("${demo[@]}") ;;

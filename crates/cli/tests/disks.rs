@@ -318,3 +318,50 @@ fn every_verb_has_help() {
         assert!(output.status.success(), "{line}");
     }
 }
+
+#[test]
+fn a_guest_is_edited_in_place_in_every_format() {
+    let place = place!();
+    let formats = [
+        ("vmdk", "-O vmdk"),
+        ("vmdk", "-O vmdk -o subformat=twoGbMaxExtentFlat"),
+        ("vpc", "-O vhd"),
+        ("vpc", "-O vhd -o subformat=fixed"),
+        ("vhdx", "-O vhdx"),
+        ("vdi", "-O vdi"),
+        ("qcow2", "-O qcow2 -o extended_l2=on"),
+        ("qcow2", "-O qcow2 -c --compression zstd"),
+    ];
+    for (index, (qemu, options)) in formats.into_iter().enumerate() {
+        // The ending says which format it is, so that the parts of an image may be opened.
+        let name = format!("copy{index}.{}", if qemu == "vpc" { "vhd" } else { qemu });
+        place.ok(&format!("disk convert disk.qcow2 {name} {options}"));
+        place.ok(&format!("guest write {name} /etc/hostname --text {name}"));
+        place.ok(&format!("guest mkdir {name} /srv/new -p"));
+        assert_eq!(place.ok(&format!("guest cat {name} /etc/hostname")), format!("{name}\n"), "{options}");
+        let (image, raw) = (place.path(&name), place.path("judged.raw"));
+        let args = ["convert", "-f", qemu, "-O", "raw"].map(OsStr::new);
+        run("qemu-img", args.into_iter().chain([image.as_os_str(), raw.as_os_str()]));
+        let bytes = fs::read(&raw).unwrap();
+        let part = place.path("judged.part");
+        fs::write(&part, &bytes[1 << 20..23 << 20]).unwrap();
+        run("e2fsck", [OsStr::new("-fn"), part.as_os_str()]);
+        assert!(
+            run("debugfs", [OsStr::new("-R"), OsStr::new("cat /etc/hostname"), part.as_os_str()])
+                .contains(&name)
+        );
+    }
+}
+
+#[test]
+fn a_guest_on_an_encrypted_disk_is_edited_with_the_passphrase() {
+    let place = place!();
+    fs::write(place.path("key"), "open sesame").unwrap();
+    place.ok("disk encrypt disk.qcow2 disk.luks --new-passphrase-file key -o version=1 -o iterations=1000");
+    place.ok("guest write disk.luks /etc/hostname --text hidden --passphrase-file key");
+    assert_eq!(place.ok("guest cat disk.luks /etc/hostname --passphrase-file key"), "hidden\n");
+    place.fails("guest cat disk.luks /etc/hostname", 2);
+    place.ok("disk decrypt disk.luks disk.qcow2 -O qcow2 --passphrase-file key --force");
+    place.judge();
+    assert_eq!(place.ok("guest cat disk.qcow2 /etc/hostname"), "hidden\n");
+}

@@ -117,7 +117,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 impl How {
     /// The options of a copy to `format`.
     pub(crate) fn options(&self, format: Format) -> anyhow::Result<ConvertOptions> {
-        let mut wanted = ConvertOptions::new(format);
+        let mut wanted =
+            ConvertOptions { layout: options::layout(format, &self.options)?, ..ConvertOptions::new(format) };
         wanted.compress = self.compress;
         wanted.level = self.level;
         wanted.force = self.force;
@@ -132,9 +133,6 @@ impl How {
             }
             let name = if matches!(compression, Compression::Zstd) { "zstd" } else { "zlib" };
             wanted.layout.set("compression_type", name)?;
-        }
-        for option in &self.options {
-            options::apply(&mut wanted.layout, option)?;
         }
         Ok(wanted)
     }

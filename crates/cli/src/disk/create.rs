@@ -54,13 +54,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let Some(bytes) = size_wanted else {
         return Err(Failure::usage("a size is needed, such as 20G")).with_context(attempt);
     };
-    let mut wanted = CreateOptions::new(args.format.into(), bytes);
+    let layout = options::layout(args.format.into(), &args.options).with_context(attempt)?;
+    let mut wanted = CreateOptions::laid_out(layout, bytes);
     if let Some(base) = &base {
         wanted.backing = Some(base.backing.clone());
         wanted.parent = ParentId::of(&base.image).with_context(attempt)?;
-    }
-    for option in &args.options {
-        options::apply(&mut wanted.layout, option).with_context(attempt)?;
     }
     if args.dry_run {
         line(format!("would create {} ({}, {})", args.image.display(), wanted.layout.format(), size(bytes)))?;

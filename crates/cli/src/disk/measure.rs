@@ -38,10 +38,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let attempt = || "cannot measure".to_owned();
     let format: Format = args.output_format.into();
-    let mut target = CreateOptions::new(format, args.size.unwrap_or(0));
-    for option in &args.options {
-        options::apply(&mut target.layout, option).with_context(attempt)?;
-    }
+    let layout = options::layout(format, &args.options).with_context(attempt)?;
+    let target = CreateOptions::laid_out(layout, args.size.unwrap_or(0));
     let measured = match (&args.image, args.size) {
         (Some(image), _) => measure(&args.reading.open(image).with_context(attempt)?, &target),
         (None, Some(_)) => measure_empty(&target),

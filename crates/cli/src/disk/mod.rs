@@ -12,6 +12,7 @@ mod encrypt;
 mod flatten;
 mod formats;
 mod info;
+mod key;
 mod map;
 mod measure;
 mod options;
@@ -21,6 +22,7 @@ mod resize;
 mod serve;
 mod snapshot;
 mod source;
+mod wipe;
 
 use std::process::ExitCode;
 
@@ -67,6 +69,11 @@ pub(crate) enum Verb {
     Encrypt(encrypt::Encrypt),
     /// Copy an encrypted image in plain form
     Decrypt(encrypt::Decrypt),
+    /// List and change the passphrases of an encrypted image
+    #[command(subcommand)]
+    Key(key::Verb),
+    /// Overwrite and remove an image, or overwrite what the filesystems on it do not use
+    Wipe(wipe::Args),
     /// Say what each format can do, and why it cannot do the rest
     Formats(formats::Args),
     /// Finish or drop an edit that a crash broke off
@@ -93,6 +100,8 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Measure(args) => measure::run(&args),
         Verb::Encrypt(args) => encrypt::encrypt(&args),
         Verb::Decrypt(args) => encrypt::decrypt(&args),
+        Verb::Key(verb) => key::run(&verb),
+        Verb::Wipe(args) => wipe::run(&args),
         Verb::Formats(args) => formats::run(&args),
         Verb::Recover(args) => recover::run(&args),
     }

@@ -170,6 +170,15 @@ pub fn describe(file: &dyn Disk, choice: FormatChoice) -> Result<ImageInfo> {
     driver::describe(file, choice.resolve(file)?)
 }
 
+/// The part of an image's file that holds the header and the key slots of LUKS, as a disk; an error of kind unsupported
+/// where the image is not encrypted by LUKS.
+pub fn key_area(file: Arc<dyn Disk>, choice: FormatChoice) -> Result<Arc<dyn Disk>> {
+    match choice.resolve(&*file)? {
+        Format::Luks => Ok(file),
+        _ => Err(crate::Error::unsupported("changing keys of an image that LUKS does not encrypt")),
+    }
+}
+
 /// Checks an image's own tables and repairs what `repair` allows, also where they are so damaged that the image does
 /// not open. After a repair the caller flushes.
 ///

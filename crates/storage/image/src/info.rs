@@ -53,6 +53,16 @@ impl ImageInfo {
     }
 }
 
+impl ImageInfo {
+    /// How the image is encrypted, where that is by LUKS.
+    pub fn luks(&self) -> Option<&LuksInfo> {
+        match &self.format_specific {
+            Some(FormatInfo::Luks(luks)) => Some(luks),
+            _ => None,
+        }
+    }
+}
+
 /// What only one format has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "type", content = "data", rename_all = "lowercase")]

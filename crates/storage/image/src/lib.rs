@@ -50,7 +50,7 @@ mod wipe;
 pub use create::{CreateOptions, Layout, ParentId, PartMaker, create, create_on};
 pub use error::{Error, Result};
 pub use format::{Format, FormatChoice, probe};
-pub use image::{BackingFile, Image, OpenOptions, check, describe};
+pub use image::{BackingFile, Image, OpenOptions, check, describe, key_area};
 pub use info::{
     BitmapInfo, CheckReport, FormatInfo, ImageInfo, Luks2Info, LuksInfo, LuksSlotInfo, Qcow2Info, Repair,
     SnapshotInfo, VdiInfo, VhdInfo, VmdkExtentInfo, VmdkInfo,

@@ -38,6 +38,33 @@ fn copy(from: &Path, to: &Path) {
 }
 
 #[test]
+fn a_commit_leaves_what_qemu_leaves() {
+    need!("qemu-img", "qemu-io");
+    for base_format in ["raw", "qcow2"] {
+        let folder = Folder::new();
+        let [_, middle, top] = chain(&folder, base_format);
+        let before = qemu_content(&top);
+        let theirs = Folder::new();
+        let [_, their_middle, their_top] = chain(&theirs, base_format);
+        qemu_img("commit -q {}", &[&their_top]);
+
+        let done = commit(&top, QCOW2, &GATE, &CommitOptions::default(), &quiet).unwrap();
+        assert!(done.emptied);
+        assert_eq!(done.base, middle);
+        assert_eq!(qemu_content(&middle), qemu_content(&their_middle));
+        assert_eq!(qemu_content(&top), before);
+        check(&top);
+        check(&middle);
+        // Nothing is left in the overlay.
+        let image = open(&top, true);
+        assert!((0..3 << 20).step_by(65536).all(|at| {
+            let extent = image.extent_at(at).unwrap();
+            extent.depth > 0 || extent.is_zero()
+        }));
+    }
+}
+
+#[test]
 fn a_commit_further_down_leaves_the_overlay_as_it_is() {
     need!("qemu-img", "qemu-io");
     let folder = Folder::new();
@@ -48,6 +75,51 @@ fn a_commit_further_down_leaves_the_overlay_as_it_is() {
     assert_eq!((done.emptied, &done.base), (false, &base));
     assert!(content(&open(&base, true)) == before);
     assert!(std::fs::read(&top).unwrap() == overlay);
+}
+
+#[test]
+fn a_rebase_shows_the_same_over_another_base() {
+    need!("qemu-img", "qemu-io");
+    let folder = Folder::new();
+    let [base, _, top] = chain(&folder, "qcow2");
+    let before = qemu_content(&top);
+    let other = folder.path("other.raw");
+    qemu_img("create -q -f raw {} 1M", &[&other]);
+    qemu_io(&other, "raw", &["write -P 1 0 300k", "write -P 9 500k 200k"]);
+    let bases = [
+        Some(NewBase { name: "other.raw".into(), format: Format::Raw }),
+        Some(NewBase { name: base.to_str().unwrap().into(), format: Format::Qcow2 }),
+        None,
+    ];
+    for base in bases {
+        let (named, options) = (base.clone(), RebaseOptions { base, ..RebaseOptions::default() });
+        let done = rebase(&top, QCOW2, &GATE, &options, &quiet).unwrap();
+        assert!(qemu_content(&top) == before, "{named:?}");
+        check(&top);
+        let image = open(&top, true);
+        assert_eq!(image.backing_file().map(|file| file.name), named.clone().map(|base| base.name));
+        if named.as_ref().is_some_and(|base| base.name == "other.raw") {
+            // What both bases show is not copied.
+            assert!((1..900 << 10).contains(&done.bytes), "{done:?}");
+        }
+    }
+}
+
+#[test]
+fn a_rebase_by_name_changes_nothing_but_the_name() {
+    need!("qemu-img", "qemu-io");
+    let folder = Folder::new();
+    let [_, middle, top] = chain(&folder, "raw");
+    let before = qemu_content(&top);
+    let moved = folder.path("moved.qcow2");
+    copy(&middle, &moved);
+    std::fs::remove_file(&middle).unwrap();
+    let base = NewBase { name: "moved.qcow2".into(), format: Format::Qcow2 };
+    let options = RebaseOptions { base: Some(base), name_only: true, ..RebaseOptions::default() };
+    // The old base is gone, and no gate is asked for it.
+    assert_eq!(rebase(&top, QCOW2, &DenyAll, &options, &quiet).unwrap().bytes, 0);
+    assert!(qemu_content(&top) == before);
+    check(&top);
 }
 
 #[test]
