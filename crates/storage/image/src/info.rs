@@ -107,9 +107,23 @@ pub struct Qcow2Info {
     /// Whether the external data file is a raw image of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_file_raw: Option<bool>,
+    /// How the content is encrypted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encrypt: Option<EncryptInfo>,
     /// The persistent dirty bitmaps.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub bitmaps: Vec<BitmapInfo>,
+}
+
+/// How the content of a qcow2 image is encrypted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "format", rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum EncryptInfo {
+    /// The old way, with the passphrase as the key.
+    Aes {},
+    /// By LUKS, version 1.
+    Luks(LuksInfo),
 }
 
 /// What only LUKS has.

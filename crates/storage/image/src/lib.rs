@@ -52,8 +52,8 @@ pub use error::{Error, Result};
 pub use format::{Format, FormatChoice, probe};
 pub use image::{BackingFile, Image, OpenOptions, check, describe, key_area};
 pub use info::{
-    BitmapInfo, CheckReport, FormatInfo, ImageInfo, Luks2Info, LuksInfo, LuksSlotInfo, Qcow2Info, Repair,
-    SnapshotInfo, VdiInfo, VhdInfo, VmdkExtentInfo, VmdkInfo,
+    BitmapInfo, CheckReport, EncryptInfo, FormatInfo, ImageInfo, Luks2Info, LuksInfo, LuksSlotInfo,
+    Qcow2Info, Repair, SnapshotInfo, VdiInfo, VhdInfo, VmdkExtentInfo, VmdkInfo,
 };
 pub use luks::{Chaining, IvGenerator, LuksKdf, LuksOptions};
 pub use qcow2::bitmaps::{Bitmaps, DirtyRun};

@@ -205,7 +205,7 @@ impl LuksOptions {
     }
 
     /// The header of version 1.
-    pub(super) fn luks1(&self) -> Result<luks1::FormatOptions> {
+    pub(crate) fn luks1(&self) -> Result<luks1::FormatOptions> {
         let (mode, key_bytes) = self.cipher()?;
         if self.sector_size != 512
             || !self.label.is_empty()

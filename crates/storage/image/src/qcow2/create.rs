@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
+use vmwright_crypt::luks1;
 use vmwright_disk::Disk;
 
 use super::Qcow2;
 use super::layout::{
-    AUTOCLEAR_RAW_DATA_FILE, BackingName, COMPATIBLE_LAZY_REFCOUNTS, Compression, Header,
+    AUTOCLEAR_RAW_DATA_FILE, BackingName, COMPATIBLE_LAZY_REFCOUNTS, Compression, ENCRYPTION_LUKS, Header,
     INCOMPATIBLE_COMPRESSION, INCOMPATIBLE_DATA_FILE, INCOMPATIBLE_EXTENDED_L2, MAX_REFTABLE_BYTES, Version,
 };
 use super::options::{Compat, Preallocation, Qcow2Options};
 use super::refcount::Width;
 use crate::create::{CreateOptions, PartMaker};
+use crate::error::Reason;
 use crate::{BackingFile, Error, OpenOptions, Result};
 
 /// Makes an empty image.
@@ -24,13 +26,17 @@ pub(crate) fn create_image(
     // A disk consists of whole sectors.
     let size = options.size.checked_next_multiple_of(512).unwrap_or(u64::MAX);
     layout.check(options, size)?;
+    let luks = make_luks(options, layout)?;
     let backing = options.backing.clone();
-    let mut header = empty_header(size, layout);
+    let mut header = laid_out_header(size, layout, luks.as_ref().map_or(0, |luks| luks.len() as u64));
     header.backing = backing.map(|BackingFile { name, format }| BackingName { name, format });
     let first = first_cluster(&mut header)?;
     write_tables(&**file, &header, &first)?;
+    if let (Some(luks), Some((at, _))) = (&luks, header.encryption_header) {
+        file.write_at(luks, at)?;
+    }
 
-    let mut how = OpenOptions::default();
+    let mut how = OpenOptions { secret: options.secret.clone(), ..OpenOptions::default() };
     if let Some(name) = &layout.data_file {
         let data = parts.make(name)?;
         data.set_len(size)?;
@@ -46,21 +52,44 @@ pub(crate) fn create_image(
     }
 }
 
+/// Makes the LUKS header with its key material, for an image that is to be encrypted.
+fn make_luks(
+    options: &CreateOptions,
+    layout: &Qcow2Options,
+) -> Result<Option<impl std::ops::Deref<Target = Vec<u8>> + use<>>> {
+    let how = match (&layout.encrypt, &options.secret) {
+        (None, None) => return Ok(None),
+        (how, _) => how.clone().unwrap_or_default().luks1()?,
+    };
+    let secret = options.secret.as_ref().ok_or(Reason::NeedsPassphrase)?;
+    // Sectors are numbered by where they are in the file, so the payload begins nowhere; QEMU says it is behind.
+    let how = luks1::FormatOptions { payload_offset: Some(how.least_payload_offset()), ..how };
+    Ok(Some(luks1::format(&how, secret)?.0))
+}
+
 /// The header of an image of `size` bytes without a backing file, its tables placed one after the other.
+#[cfg(test)]
 pub(crate) fn empty_header(size: u64, options: &Qcow2Options) -> Header {
+    laid_out_header(size, options, 0)
+}
+
+/// The same, with a LUKS header of so many bytes behind the tables.
+fn laid_out_header(size: u64, options: &Qcow2Options, luks_len: u64) -> Header {
     let cluster_bits = options.cluster_size.trailing_zeros();
     let v3 = options.compat == Compat::V1_1;
     let cluster_size = 1u64 << cluster_bits;
     let l1_len = size.div_ceil(options.l2_coverage());
     let l1_clusters = (l1_len * 8).div_ceil(cluster_size);
-    let (reftable_clusters, refblocks) = count_refcount_clusters(1 + l1_clusters, options);
+    let (reftable_clusters, refblocks) =
+        count_refcount_clusters(1 + l1_clusters + luks_len.div_ceil(cluster_size), options);
+    let l1_offset = (1 + reftable_clusters + refblocks) * cluster_size;
     Header {
         version: if v3 { Version::V3 } else { Version::V2 },
         cluster_bits,
         size,
-        encryption: 0,
+        encryption: if luks_len > 0 { ENCRYPTION_LUKS } else { 0 },
         l1_len: l1_len as u32,
-        l1_offset: (1 + reftable_clusters + refblocks) * cluster_size,
+        l1_offset,
         reftable_offset: cluster_size,
         reftable_clusters: reftable_clusters as u32,
         snapshot_count: 0,
@@ -73,7 +102,7 @@ pub(crate) fn empty_header(size: u64, options: &Qcow2Options) -> Header {
         backing: None,
         bitmaps: None,
         data_file: options.data_file.clone(),
-        encryption_header: None,
+        encryption_header: (luks_len > 0).then_some((l1_offset + l1_clusters * cluster_size, luks_len)),
         more_extensions: Vec::new(),
         more_fields: Vec::new(),
         name_at: 0,
@@ -121,7 +150,8 @@ fn first_cluster(header: &mut Header) -> Result<Vec<u8>> {
 fn write_tables(file: &dyn Disk, header: &Header, first: &[u8]) -> Result<()> {
     let cluster_size = header.cluster_size();
     let l1_clusters = (u64::from(header.l1_len) * 8).div_ceil(cluster_size);
-    let used = header.l1_offset / cluster_size + l1_clusters;
+    let luks_clusters = header.encryption_header.map_or(0, |(_, len)| len.div_ceil(cluster_size));
+    let used = header.l1_offset / cluster_size + l1_clusters + luks_clusters;
     if u64::from(header.reftable_clusters) * cluster_size > MAX_REFTABLE_BYTES {
         return Err(Error::invalid("the options of a new qcow2 image", "the size needs larger clusters"));
     }

@@ -43,8 +43,17 @@ impl Qcow2 {
         }
     }
 
-    /// Reads data clusters. A file may lack the end of its last cluster: what is missing is zeros.
+    /// Reads data clusters.
     pub(super) fn read_data(&self, buf: &mut [u8], host: u64) -> Result<()> {
+        match self.cipher()? {
+            None => self.read_plain(buf, host),
+            Some(cipher) => self.read_encrypted(cipher, buf, host),
+        }
+    }
+
+    /// Reads data clusters as they stand in the file. It may lack the end of its last cluster: what is missing is
+    /// zeros.
+    pub(super) fn read_plain(&self, buf: &mut [u8], host: u64) -> Result<()> {
         let file = self.data_file()?;
         let there = file.len().saturating_sub(host).min(buf.len() as u64) as usize;
         let (present, missing) = buf.split_at_mut(there);
@@ -57,6 +66,14 @@ impl Qcow2 {
 
     /// Writes into data clusters.
     pub(super) fn write_data(&self, data: &[u8], host: u64) -> Result<()> {
+        match self.cipher()? {
+            None => self.write_plain(data, host),
+            Some(cipher) => self.write_encrypted(cipher, data, host),
+        }
+    }
+
+    /// Writes into data clusters what shall stand in the file.
+    pub(super) fn write_plain(&self, data: &[u8], host: u64) -> Result<()> {
         let file = self.data_file_until(host, data.len() as u64)?;
         Ok(file.write_at(data, host)?)
     }
@@ -65,6 +82,9 @@ impl Qcow2 {
     pub(super) fn zero_data(&self, host: u64, len: u64) -> Result<()> {
         if len == 0 {
             return Ok(());
+        }
+        if let Some(cipher) = self.cipher()? {
+            return self.zero_encrypted(cipher, host, len);
         }
         let file = self.data_file_until(host, len)?;
         Ok(file.zero_at(host, len)?)
@@ -118,7 +138,11 @@ impl Qcow2 {
     pub(super) fn allocate_data(&self, writer: &mut Writer, start: u64, max: u64) -> Result<Clusters> {
         match self.has_data_file() {
             true => Ok(Clusters { host: start, count: max, fresh: false }),
-            false => self.allocate(writer, max),
+            false => {
+                let clusters = self.allocate(writer, max)?;
+                // What is zeros in the file is something else when it is decrypted.
+                Ok(Clusters { fresh: clusters.fresh && !self.is_encrypted(), ..clusters })
+            }
         }
     }
 

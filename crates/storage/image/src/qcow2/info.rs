@@ -3,12 +3,12 @@
 use vmwright_disk::Disk;
 
 use super::layout::{
-    AUTOCLEAR_RAW_DATA_FILE, COMPATIBLE_LAZY_REFCOUNTS, Compression, Header, INCOMPATIBLE_CORRUPT,
-    INCOMPATIBLE_DIRTY, INCOMPATIBLE_EXTENDED_L2, Version,
+    AUTOCLEAR_RAW_DATA_FILE, COMPATIBLE_LAZY_REFCOUNTS, Compression, ENCRYPTION_LUKS, Header,
+    INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DIRTY, INCOMPATIBLE_EXTENDED_L2, Version,
 };
-use super::tables;
-use crate::info::{FormatInfo, ImageInfo, Qcow2Info};
-use crate::{Format, Result, allocated};
+use super::{crypt, tables};
+use crate::info::{EncryptInfo, FormatInfo, ImageInfo, Qcow2Info};
+use crate::{Format, Result, allocated, luks};
 
 /// Describes an image by its header and tables, also where its content cannot be read.
 pub(crate) fn info(file: &dyn Disk, header: &Header) -> Result<ImageInfo> {
@@ -39,6 +39,11 @@ fn specific(file: &dyn Disk, header: &Header) -> Result<Qcow2Info> {
         extended_l2: v3.then_some(header.has(INCOMPATIBLE_EXTENDED_L2)),
         data_file: header.data_file.clone(),
         data_file_raw: header.data_file.as_ref().map(|_| header.autoclear & AUTOCLEAR_RAW_DATA_FILE != 0),
+        encrypt: match header.encryption {
+            0 => None,
+            ENCRYPTION_LUKS => Some(EncryptInfo::Luks(luks::luks1(&crypt::describe(file, header)?))),
+            _ => Some(EncryptInfo::Aes {}),
+        },
         bitmaps: bitmaps.into_iter().map(|bitmap| bitmap.info).collect(),
     })
 }

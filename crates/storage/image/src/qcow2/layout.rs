@@ -45,6 +45,10 @@ pub(super) const EXTENSION_BITMAPS: u32 = 0x2385_2875;
 pub(super) const EXTENSION_ENCRYPTION: u32 = 0x0537_be77;
 const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 
+/// The methods of encryption.
+pub(super) const ENCRYPTION_AES: u32 = 1;
+pub(super) const ENCRYPTION_LUKS: u32 = 2;
+
 /// The length of the header of version 3, with the fields that are known here.
 const V3_LEN: usize = 112;
 
@@ -411,8 +415,17 @@ impl Header {
     /// Refuses what this crate cannot even read.
     pub(crate) fn check_readable(&self) -> Result<()> {
         self.check_known()?;
-        if self.encryption != 0 {
-            return Err(Error::unsupported("an encrypted qcow2 image"));
+        match self.encryption {
+            0 => {}
+            ENCRYPTION_LUKS if self.has(INCOMPATIBLE_DATA_FILE) => {
+                return Err(Error::unsupported("an encrypted qcow2 image with an external data file"));
+            }
+            ENCRYPTION_LUKS => {}
+            ENCRYPTION_AES => {
+                let what = "the old AES encryption of qcow2, whose key is the passphrase itself,";
+                return Err(Error::unsupported(what));
+            }
+            other => return Err(Reason::Version { what: "qcow2 encryption", version: other.into() }.into()),
         }
         Ok(())
     }

@@ -204,6 +204,12 @@ impl Qcow2 {
                 let expected = "compressed data within the file, after the header";
                 return Err(Error::corrupt("an L2 entry", at, expected, packed.host));
             }
+            if self.has_data_file() {
+                return Err(Error::corrupt("an L2 entry", at, "nothing compressed beside a data file", raw));
+            }
+            if self.is_encrypted() {
+                return Err(Error::unsupported("a compressed cluster in an encrypted image"));
+            }
             return Ok(L2Entry::Compressed(packed));
         }
         let (host, copied) = (raw & OFFSET_MASK, raw & COPIED != 0);

@@ -17,6 +17,7 @@ pub(crate) mod compress;
 mod corrupt;
 mod counts;
 pub(crate) mod create;
+mod crypt;
 mod data;
 mod flush;
 pub(crate) mod info;
@@ -57,6 +58,7 @@ use crate::error::Reason;
 use crate::info::{CheckReport, ImageInfo, Repair};
 use crate::{BackingFile, Layout, Result};
 use compress::Unpacked;
+use crypt::Crypt;
 use data::DataFile;
 use layout::Header;
 use state::State;
@@ -87,6 +89,7 @@ pub(crate) struct Qcow2 {
     size: AtomicU64,
     backing: Backing,
     data: DataFile,
+    crypt: Crypt,
     /// Whether the external data file has changes that are not durable yet.
     data_changed: AtomicBool,
     /// Held while the size of the disk changes.
@@ -172,7 +175,7 @@ impl Driver for Qcow2 {
 
     fn place(&self, offset: u64, len: u64, places: &mut Vec<Place>) -> Result<Placing> {
         self.place_clusters(offset, len, &mut |place| places.push(place))?;
-        Ok(if self.has_data_file() { Placing::Through } else { Placing::Plain })
+        Ok(if self.has_data_file() || self.is_encrypted() { Placing::Through } else { Placing::Plain })
     }
 
     fn set_backing_file(&self, backing: Option<&BackingFile>) -> Result<()> {
@@ -184,7 +187,8 @@ impl Driver for Qcow2 {
     }
 
     fn packer(&self) -> Option<&dyn Packer> {
-        Some(self)
+        // Compressed clusters are neither encrypted nor anywhere but in the image file.
+        if self.is_encrypted() || self.has_data_file() { None } else { Some(self) }
     }
 
     fn qcow2(&self) -> Option<&Qcow2> {

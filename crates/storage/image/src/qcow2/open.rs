@@ -53,6 +53,7 @@ impl Qcow2 {
             (Some(_), Some(disk)) => Backing::Open(disk),
             (Some(backing), None) => Backing::NotOpened { name: backing.name.clone() },
         };
+        let crypt = super::crypt::open(&file, &header, options.secret.as_ref())?;
         let data = match (header.has(INCOMPATIBLE_DATA_FILE), options.parts.into_iter().next()) {
             (false, _) => DataFile::Inside,
             (true, Some(disk)) => DataFile::Open(disk),
@@ -77,6 +78,7 @@ impl Qcow2 {
             header,
             backing,
             data,
+            crypt,
             data_changed: AtomicBool::new(false),
             resizing: Mutex::default(),
             damaged: AtomicBool::new(false),

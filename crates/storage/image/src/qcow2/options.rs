@@ -5,7 +5,7 @@ use super::layout::{
     Version,
 };
 use crate::create::{CreateOptions, bad_value, no_option, parse_bytes, parse_switch};
-use crate::{Error, Format, Result};
+use crate::{Error, Format, LuksOptions, Result};
 
 /// How a new qcow2 image is laid out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct Qcow2Options {
     pub data_file: Option<String>,
     /// Whether the data file shows the disk without the image, as a raw image.
     pub data_file_raw: bool,
+    /// How the content is encrypted: by LUKS version 1, with the defaults where there is a secret and nothing here.
+    pub encrypt: Option<LuksOptions>,
 }
 
 impl Default for Qcow2Options {
@@ -43,6 +45,7 @@ impl Default for Qcow2Options {
             extended_l2: false,
             data_file: None,
             data_file_raw: false,
+            encrypt: None,
         }
     }
 }
@@ -54,6 +57,13 @@ impl Qcow2Options {
         ("compression_type", "zlib or zstd"),
         ("data_file", "the name of a file that holds the data"),
         ("data_file_raw", "on or off"),
+        ("encrypt.cipher-alg", "aes-128, aes-192 or aes-256"),
+        ("encrypt.cipher-mode", "xts or cbc"),
+        ("encrypt.format", "luks"),
+        ("encrypt.hash-alg", "sha1, sha224, sha256, sha384 or sha512"),
+        ("encrypt.iter-time", "how long one try of a passphrase takes, in milliseconds"),
+        ("encrypt.ivgen-alg", "plain, plain64 or essiv"),
+        ("encrypt.ivgen-hash-alg", "sha256"),
         ("extended_l2", "on or off"),
         ("lazy_refcounts", "on or off"),
         ("preallocation", "off, metadata, falloc or full"),
@@ -88,6 +98,19 @@ impl Qcow2Options {
             }
             "data_file" => self.data_file = Some(value.to_owned()),
             "data_file_raw" => self.data_file_raw = parse_switch("data_file_raw", value)?,
+            "encrypt.format" if value == "luks" => {
+                self.encrypt.get_or_insert_default();
+            }
+            "encrypt.format" => return Err(bad_value("encrypt.format", value, "luks")),
+            "encrypt.cipher-alg"
+            | "encrypt.cipher-mode"
+            | "encrypt.hash-alg"
+            | "encrypt.iter-time"
+            | "encrypt.ivgen-alg"
+            | "encrypt.ivgen-hash-alg" => {
+                let key = key.trim_start_matches("encrypt.");
+                self.encrypt.get_or_insert_default().set(key, value)?;
+            }
             "extended_l2" => self.extended_l2 = parse_switch("extended_l2", value)?,
             "lazy_refcounts" => self.lazy_refcounts = parse_switch("lazy_refcounts", value)?,
             "preallocation" => {
@@ -155,6 +178,13 @@ impl Qcow2Options {
         }
         if self.data_file_raw && self.data_file.is_none() {
             return no("a raw data file needs a name");
+        }
+        let encrypted = self.encrypt.is_some() || options.secret.is_some();
+        if encrypted && self.data_file.is_some() {
+            return no("encrypted images have no data file");
+        }
+        if encrypted && self.preallocation != Preallocation::Off && self.compat == Compat::V0_10 {
+            return no("encrypted clusters of compat 0.10 cannot be preallocated: they would not be zeros");
         }
         if self.data_file_raw && options.backing.is_some() {
             return no("a raw data file cannot show a backing file");

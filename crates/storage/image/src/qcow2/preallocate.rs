@@ -19,8 +19,9 @@ impl Qcow2 {
 
     /// Gives every cluster from `start` on a place; nothing is recorded of them so far.
     pub(super) fn preallocate_from(&self, start: u64, how: Preallocation) -> Result<()> {
-        // Parts can have a place and yet show what is beneath.
-        let allocated = if self.is_extended() { 0 } else { self.all_parts() };
+        // Parts can have a place and yet show what is beneath; encrypted clusters, which are not zeros unless that is
+        // written, can have one and yet be zeros.
+        let allocated = if self.is_extended() || self.is_encrypted() { 0 } else { self.all_parts() };
         self.each_place(start, self.size(), &mut |_, clusters, len| {
             match how {
                 Preallocation::Off | Preallocation::Metadata => {}
@@ -60,15 +61,16 @@ impl Qcow2 {
             let Clusters { host, count, fresh } = clusters;
             let last = offset + (count - 1) * cluster_size;
             let len = last - offset + self.room(last);
-            if !fresh {
+            if !fresh && !self.is_encrypted() {
                 self.zero_data(host, len)?;
             }
             let allocated = and(offset, clusters, len)?;
+            let zero = if self.is_extended() { 0 } else { self.all_parts() };
             let mut done = 0;
             while done < count {
                 let entry = |index: u64| {
                     let host = Some(host + (done + index) * cluster_size);
-                    self.encode(Parts { host, copied: true, allocated, zero: 0 })
+                    self.encode(Parts { host, copied: true, allocated, zero: zero & !allocated })
                 };
                 done +=
                     self.link_run(&mut state, offset + done * cluster_size, count - done, &entry, false)?;

@@ -107,6 +107,9 @@ impl Qcow2 {
         let l2 = l1.iter().map(|entry| entry & OFFSET_MASK);
         let blocks = writer.reftable.iter().map(|entry| entry & REFTABLE_MASK);
         tables.extend(l2.chain(blocks).filter(|at| *at != 0).map(|at| (at, 1)));
+        if let Some((offset, len)) = header.encryption_header.filter(|_| header.encryption != 0) {
+            tables.push((offset, len.min(file.len())));
+        }
         for (offset, len) in tables.into_iter().filter(|(_, len)| *len > 0) {
             let last = offset.saturating_add(len - 1) >> header.cluster_bits;
             for cluster in offset >> header.cluster_bits..=last {

@@ -96,6 +96,7 @@ impl Qcow2 {
             RunKind::Unallocated => return self.backing_extent(offset, run.len),
             RunKind::Zero => (ExtentKind::Zero, run.len),
             RunKind::Compressed { .. } => (ExtentKind::Compressed, run.len),
+            RunKind::Data { .. } if self.is_encrypted() => (ExtentKind::Opaque, run.len),
             RunKind::Data { host, .. } => self.data_extent(host, run.len)?,
         };
         Ok(Extent { start: offset, len, kind, depth: 0 })

@@ -41,7 +41,10 @@ impl Qcow2 {
             return Err(Reason::FlushFailed.into());
         }
         let run = self.run_at(&state, offset, data.len() as u64)?;
-        if let RunKind::Data { host, exclusive: true } = run.kind {
+        let aligned = (offset | run.len).is_multiple_of(super::crypt::SECTOR);
+        if let RunKind::Data { host, exclusive: true } = run.kind
+            && (aligned || !self.is_encrypted())
+        {
             self.check_not_metadata(&state, host, run.len)?;
             self.write_data(&data[..run.len as usize], host)?;
             return Ok(run.len as usize);
@@ -53,6 +56,7 @@ impl Qcow2 {
         drop(state);
         let ends_disk = offset + run.len == self.size();
         let whole = if ends_disk { run.len } else { run.len - run.len % cluster_size };
+        // What is read to be written again must not change meanwhile.
         if !offset.is_multiple_of(cluster_size) || whole == 0 || kept {
             let len = (cluster_size - offset % cluster_size).min(data.len() as u64) as usize;
             return self.write_part(&data[..len], offset);
