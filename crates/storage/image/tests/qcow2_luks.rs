@@ -58,7 +58,7 @@ fn decrypted_by_qemu(path: &Path) -> Vec<u8> {
 fn change_and_judge(path: &Path, mut model: Vec<u8>, numbers: &mut Numbers, scale: u64) -> Vec<u8> {
     for cache in [8 << 20, 1] {
         let image = open_with(path, passphrase(), cache).unwrap();
-        for _ in 0..15 {
+        for _ in 0..6 {
             change(&image, &mut model, numbers, scale);
             // Parts of sectors, too.
             change(&image, &mut model, numbers, 100);
@@ -105,12 +105,9 @@ fn what_is_encrypted_here_is_decrypted_by_qemu() {
     let mut numbers = Numbers(22);
     let under = numbers.bytes(300_032);
     std::fs::write(&base, &under).unwrap();
-    for (options, backing) in [
-        ("cluster_size=512,encrypt.cipher-alg=aes-128", false),
-        ("preallocation=metadata,cluster_size=4k", false),
-        ("extended_l2=on", true),
-        ("compat=0.10", true),
-    ] {
+    for (options, backing) in
+        [("preallocation=metadata,cluster_size=4k", false), ("extended_l2=on", true), ("compat=0.10", true)]
+    {
         let mut layout = Layout::new(Format::Qcow2);
         for option in options.split(',').chain(["encrypt.iter-time=10"]) {
             let (key, value) = option.split_once('=').unwrap();

@@ -54,8 +54,8 @@ pub(super) fn open(file: &Arc<dyn Disk>, header: &Header, secret: Option<&Passph
     if header.encryption != ENCRYPTION_LUKS {
         return Ok(Crypt::None);
     }
-    let Some(secret) = secret else { return Ok(Crypt::Locked) };
     let (offset, len) = place(&**file, header)?;
+    let Some(secret) = secret else { return Ok(Crypt::Locked) };
     let window = Window::new(file.clone(), offset, len)?;
     Ok(Crypt::Open(luks1::Header::read(&window)?.unlock(&window, secret)?))
 }
