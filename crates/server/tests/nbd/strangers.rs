@@ -61,7 +61,7 @@ fn clients_that_stall_die_or_send_garbage_do_not_hurt_others() {
 #[test]
 fn a_client_that_does_not_choose_in_time_is_left_however_it_dawdles() {
     let folder = Folder::new();
-    let limits = Limits { negotiation: Duration::from_millis(300), ..Limits::default() };
+    let limits = Limits { negotiation: Duration::from_millis(1500), ..Limits::default() };
     let listen = Listen::Unix(folder.path("nbd.sock"));
     let server = Running::start(Config { limits, ..Config::new(vec![export()], listen) });
     let mut chosen = client(&server);

@@ -149,7 +149,7 @@ fn a_client_that_stalls_within_the_handshake_is_left() {
     let folder = Folder::new();
     credentials(&folder.path("pki"));
     let mut config = config(&folder, TlsMode::Required, false);
-    config.limits.negotiation = std::time::Duration::from_millis(300);
+    config.limits.negotiation = std::time::Duration::from_millis(1500);
     let server = Running::start(config);
     let stream = std::net::TcpStream::connect(("127.0.0.1", port(&server))).unwrap();
     let mut client = crate::client::Client::connect(stream);
