@@ -14,6 +14,7 @@ use support::{
 };
 use vmwright_disk::conformance::{Features, check, check_read_only};
 use vmwright_disk::{Disk, ErrorKind, HostFile, MemDisk};
+use vmwright_image::copy::{self, ConvertOptions};
 use vmwright_image::{
     CreateOptions, Format, FormatChoice, Image, Layout, OpenOptions, VhdxOptions, VhdxSubformat, create,
     create_on, describe,
@@ -353,4 +354,46 @@ fn options_that_make_no_sense_are_refused_before_anything_is_made() {
     for (key, value) in [("subformat", "sparse"), ("block_size", "1X"), ("log_size", "8G"), ("nocow", "on")] {
         assert_eq!(layout.set(key, value).unwrap_err().kind(), ErrorKind::InvalidInput);
     }
+}
+
+/// Data, zeros that are written and holes, with ends at odd places.
+fn patchwork(size: usize) -> Vec<u8> {
+    let mut numbers = Numbers(5);
+    let mut bytes = vec![0; size];
+    let mut at = 0;
+    while at < size {
+        let len = (1 + numbers.below(700_000) as usize).min(size - at);
+        if numbers.below(2) == 0 {
+            bytes[at..at + len].copy_from_slice(&numbers.bytes(len));
+        }
+        at += len;
+    }
+    bytes
+}
+
+#[test]
+fn conversions_to_and_from_vhdx_are_what_qemu_makes_of_them() {
+    need!("qemu-img");
+    let folder = Folder::new();
+    let (raw, path, back) = (folder.path("raw"), folder.path("image.vhdx"), folder.path("back"));
+    let disk = patchwork(21 * MIB as usize + 512);
+    std::fs::write(&raw, &disk).unwrap();
+    for options in ["block_size=1M", "block_size=8M", "subformat=fixed", "log_size=2M,block_state_zero=off"] {
+        let source = HostFile::open(&raw, true).unwrap();
+        let mut how = ConvertOptions::new(Format::Vhdx);
+        how.layout = layout(options);
+        how.threads = 4;
+        how.force = true;
+        copy::convert(&source, &path, &how, &|_, _| {}).unwrap();
+        qemu_img("check -q -f vhdx {}", &[&path]);
+        qemu_img("compare -q -f vhdx -F raw {} {}", &[&path, &raw]);
+        assert!(open(&path, true).check().unwrap().is_clean());
+
+        let how = ConvertOptions { force: true, ..ConvertOptions::new(Format::Raw) };
+        copy::convert(&open(&path, true), &back, &how, &|_, _| {}).unwrap();
+        assert!(std::fs::read(&back).unwrap() == disk, "{options}");
+    }
+    let image = open(&path, true);
+    // Blocks that only zeros are in are left out.
+    assert!(image.info().unwrap().actual_size < 21 * MIB + 12 * MIB);
 }

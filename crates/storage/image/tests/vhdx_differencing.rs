@@ -242,3 +242,21 @@ fn children_that_make_no_sense_are_refused() {
     assert_eq!(make("parent.vhdx", Format::Vhdx, fixed), ErrorKind::InvalidInput);
     assert!(!child.exists());
 }
+
+#[test]
+fn a_child_that_is_committed_is_empty_and_its_parent_has_all() {
+    let folder = Folder::new();
+    let mut model = family(&folder, layout(), 3 * MIB + 4096);
+    let child = folder.path("child.vhdx");
+    let image = open(&child, false);
+    image.write_at(&[7; 5000], MIB as u64 - 300).unwrap();
+    model[MIB - 300..][..5000].fill(7);
+    image.zero_at(2 * MIB as u64, MIB as u64).unwrap();
+    model[2 * MIB..3 * MIB].fill(0);
+    image.flush().unwrap();
+    drop(image);
+    let gate = chain::AllowAll::default();
+    let options = chain::CommitOptions::default();
+    chain::commit(&child, VHDX, &gate, &options, &|_, _| {}).unwrap();
+    assert!(content(&support::open_alone(&folder.path("parent.vhdx"))) == model);
+}
