@@ -390,7 +390,9 @@ fn stack(links: Vec<Link>, bottom: Option<Arc<dyn Disk>>, options: &ChainOptions
         };
         let image = Image::open(link.file, FormatChoice::Exact(link.format), how)?;
         let found = image.driver().content_id()?;
-        if link.expects.is_some_and(|expects| !found.is_some_and(|found| expects.accepts(&found))) {
+        if !options.lenient
+            && link.expects.is_some_and(|expects| !found.is_some_and(|found| expects.accepts(&found)))
+        {
             return Err(Reason::WrongParent { name: link.path.display().to_string() }.into());
         }
         lower = Some(image);

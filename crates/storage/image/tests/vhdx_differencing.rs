@@ -142,8 +142,11 @@ fn a_parent_that_changed_is_refused() {
     drop(image);
     let options = chain::ChainOptions::read_only();
     let gate = chain::Beneath::image_folder();
-    let error = chain::open(&folder.path("child.vhdx"), VHDX, &gate, options).unwrap_err();
+    let child = folder.path("child.vhdx");
+    let error = chain::open(&child, VHDX, &gate, options.clone()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
+    // Whoever knows better may see the child over what its parent is now.
+    chain::open(&child, VHDX, &gate, chain::ChainOptions { lenient: true, ..options }).unwrap();
 }
 
 #[test]
@@ -259,4 +262,9 @@ fn a_child_that_is_committed_is_empty_and_its_parent_has_all() {
     let options = chain::CommitOptions::default();
     chain::commit(&child, VHDX, &gate, &options, &|_, _| {}).unwrap();
     assert!(content(&support::open_alone(&folder.path("parent.vhdx"))) == model);
+    // The child knows its parent again, although that is another by its GUID now.
+    assert!(content(&open(&child, true)) == model);
+    assert_eq!(open(&child, true).extent_at(MIB as u64).unwrap().depth, 1);
+    let bytes = std::fs::read(&child).unwrap();
+    assert!(read_disk(&bytes, Some(&model)) == model);
 }

@@ -94,6 +94,14 @@ pub fn commit(
     target.flush()?;
     let mut emptied = false;
     if !keep {
+        if let Some(id) = target.driver().content_id()? {
+            // Writing to the parent made it another by its identity.
+            match overlay.driver().note_parent(id) {
+                Ok(()) => overlay.flush()?,
+                Err(error) if error.kind() == ErrorKind::Unsupported => {}
+                Err(error) => return Err(error),
+            }
+        }
         match overlay.driver().make_empty() {
             Ok(()) => {
                 overlay.flush()?;

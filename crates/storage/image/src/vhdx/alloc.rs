@@ -3,11 +3,12 @@
 use vmwright_disk::Disk;
 
 use super::Vhdx;
-use super::layout::{MIB, state as bat};
+use super::layout::{Guid, MIB, state as bat};
+use super::locator::linkage_text;
 use super::map::{Block, host_of};
 use super::region::Place;
 use super::state::{Free, State};
-use crate::Result;
+use crate::{Error, Result};
 
 /// Tables of more entries than this are not searched for gaps: new blocks go to the end of the file.
 const MAX_SEARCHED: u64 = 1 << 18;
@@ -102,5 +103,20 @@ impl Vhdx {
             state.writer.freed.push(Place { offset, len: state.params.block_size });
         }
         Ok(())
+    }
+
+    /// Notes the data write GUID that the parent has now.
+    pub(super) fn relink(&self, guid: Guid) -> Result<()> {
+        self.prepare()?;
+        let mut state = self.write_state();
+        self.relieve(&mut state)?;
+        let text = linkage_text(guid);
+        let parent = state.params.parent.as_mut();
+        let Some(locator) = parent.filter(|locator| locator.linkage_at.1 == text.len()) else {
+            return Err(Error::unsupported("noting another parent in this VHDX image"));
+        };
+        locator.linkage = guid;
+        let at = locator.linkage_at.0;
+        self.pages.put(&self.view, &text, at)
     }
 }

@@ -15,6 +15,8 @@ pub(super) struct Locator {
     pub(super) linkage: Guid,
     /// Another that it may have instead.
     pub(super) linkage2: Option<Guid>,
+    /// Where the text of the first stands in the file, and its length in bytes.
+    pub(super) linkage_at: (u64, usize),
     relative: Option<String>,
     volume: Option<String>,
     absolute: Option<String>,
@@ -29,7 +31,7 @@ impl Locator {
             false if name.starts_with("./") || name.starts_with("../") => (Some(windows), None),
             false => (Some(format!(".\\{windows}")), None),
         };
-        Self { linkage, linkage2: None, relative, volume: None, absolute }
+        Self { linkage, linkage2: None, linkage_at: (0, 0), relative, volume: None, absolute }
     }
 
     /// Reads a locator, which is at `at` in the file.
@@ -46,6 +48,7 @@ impl Locator {
             return Err(Error::corrupt(what, at, "at most 512 KiB", len));
         }
         let mut found = Found::default();
+        let mut linkage_at = (0, 0);
         let mut rest = rest;
         for index in 0..head.key_value_count.get() {
             let entry_at = at + 20 + u64::from(index) * 12;
@@ -55,6 +58,10 @@ impl Locator {
             rest = next;
             let key = text(bytes, entry.key_offset.get(), entry.key_length.get(), entry_at)?;
             // Names are not read unless their key is known, so a locator of many entries costs little.
+            if key == "parent_linkage" {
+                linkage_at =
+                    (at + u64::from(entry.value_offset.get()), usize::from(entry.value_length.get()));
+            }
             if let Some(place) = found.place(&key) {
                 let value = text(bytes, entry.value_offset.get(), entry.value_length.get(), entry_at + 4)?;
                 if place.replace(value).is_some() {
@@ -67,13 +74,13 @@ impl Locator {
         let linkage = guid(&found.linkage.ok_or_else(missing)?, at)?;
         let linkage2 = found.linkage2.map(|text| guid(&text, at)).transpose()?;
         let Found { relative, volume, absolute, .. } = found;
-        Ok(Self { linkage, linkage2, relative, volume, absolute })
+        Ok(Self { linkage, linkage2, linkage_at, relative, volume, absolute })
     }
 
     /// The bytes of the item.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let linkage = format!("{{{}}}", uuid::Uuid::from_bytes_le(self.linkage));
-        let linkage2 = self.linkage2.map(|guid| format!("{{{}}}", uuid::Uuid::from_bytes_le(guid)));
+        let linkage = braced(self.linkage);
+        let linkage2 = self.linkage2.map(braced);
         let pairs: Vec<(&str, String)> = [
             ("parent_linkage", Some(linkage)),
             ("parent_linkage2", linkage2),
@@ -154,6 +161,16 @@ impl Found {
     }
 }
 
+/// A GUID as locators have it.
+fn braced(guid: Guid) -> String {
+    format!("{{{}}}", uuid::Uuid::from_bytes_le(guid))
+}
+
+/// The text of a GUID as it stands in a locator.
+pub(super) fn linkage_text(guid: Guid) -> Vec<u8> {
+    utf16(&braced(guid))
+}
+
 fn utf16(text: &str) -> Vec<u8> {
     text.encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
@@ -188,7 +205,11 @@ mod tests {
     fn a_locator_survives_being_written_and_read() {
         for name in ["base.vhdx", "../images/base.vhdx", "/srv/images/bäse.vhdx"] {
             let locator = Locator { linkage2: Some([9; 16]), ..Locator::new([7; 16], name) };
-            assert_eq!(Locator::parse(&locator.encode(), 0).unwrap(), locator);
+            let bytes = locator.encode();
+            let read = Locator::parse(&bytes, 0).unwrap();
+            let (at, len) = read.linkage_at;
+            assert_eq!(bytes[at as usize..at as usize + len], linkage_text([7; 16]));
+            assert_eq!(Locator { linkage_at: (0, 0), ..read }, locator);
             assert_eq!(locator.names()[0], name);
         }
     }

@@ -189,6 +189,13 @@ impl Driver for Vhdx {
         Layout::Vhdx(create::options_of(&self.read_state()))
     }
 
+    fn note_parent(&self, id: ContentId) -> Result<()> {
+        match id {
+            ContentId::Vhdx(guid) => self.relink(guid),
+            _ => Err(crate::Error::unsupported("a parent of another format than VHDX")),
+        }
+    }
+
     fn make_empty(&self) -> Result<()> {
         self.drop_all()
     }
