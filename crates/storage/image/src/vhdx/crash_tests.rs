@@ -13,23 +13,24 @@ const STEPS: [Step; 9] = [
     Flush,
     Write { offset: MIB - 512, len: 512, byte: 2 },
     Discard { offset: 0, len: MIB },
-    Write { offset: 2 * MIB, len: 4096, byte: 3 },
     Flush,
-    Zero { offset: MIB - 8192, len: 8192 + MIB },
-    Write { offset: 100, len: 5000, byte: 4 },
+    Write { offset: 100, len: 5000, byte: 3 },
+    Zero { offset: MIB - 8192, len: 8192 + 4096 },
     Flush,
+    Write { offset: MIB, len: 4096, byte: 4 },
 ];
 
 fn case(subformat: VhdxSubformat, steps: &[Step]) -> Case {
     let vhdx = VhdxOptions { subformat, block_size: 1 << 20, ..VhdxOptions::default() };
-    Case { layout: Layout::Vhdx(vhdx), size: 2 * MIB + 4096, steps: steps.to_vec(), qemu_check: None }
+    Case { layout: Layout::Vhdx(vhdx), size: MIB + 8192, steps: steps.to_vec(), qemu_check: None }
 }
 
 #[test]
 fn crash_after_flush_data_survives() {
-    let steps = if is_torture() { &STEPS[..] } else { &STEPS[..6] };
+    // The file has several MiB, which makes each crash dear.
+    let steps = if is_torture() { &STEPS[..] } else { &STEPS[..5] };
     let total = case(VhdxSubformat::Dynamic, steps).crash_everywhere(if is_torture() { 20 } else { 0 });
-    assert!(total > 20, "only {total} changes");
+    assert!(total > 12, "only {total} changes");
 }
 
 #[test]
@@ -39,13 +40,15 @@ fn crash_of_a_fixed_image_loses_nothing() {
         Write { offset: 0, len: 512, byte: 1 },
         Flush,
         Zero { offset: MIB - 512, len: 1024 },
-        Write { offset: 2 * MIB, len: 512, byte: 2 },
+        Write { offset: MIB + 512, len: 512, byte: 2 },
         Flush,
     ];
-    case(VhdxSubformat::Fixed, &steps).crash_everywhere(0);
+    let steps = if is_torture() { &steps[..] } else { &steps[..3] };
+    case(VhdxSubformat::Fixed, steps).crash_everywhere(0);
 }
 
 #[test]
 fn a_failed_write_is_reported_and_the_image_goes_on() {
-    case(VhdxSubformat::Dynamic, &STEPS).fail_everywhere();
+    let steps = if is_torture() { &STEPS[..] } else { &STEPS[..5] };
+    case(VhdxSubformat::Dynamic, steps).fail_everywhere();
 }

@@ -189,7 +189,7 @@ impl Vhdx {
             let at = bits + index / 8;
             let page = self.pages.get(&self.view, at - at % SECTOR)?;
             let byte = page[(at % SECTOR) as usize];
-            if index % 8 == 0 && byte == if here { 0xff } else { 0 } {
+            if index.is_multiple_of(8) && byte == if here { 0xff } else { 0 } {
                 index += 8;
             } else if (byte >> (index % 8) & 1 == 1) == here {
                 index += 1;

@@ -90,11 +90,10 @@ impl Vhdx {
                 self.unlink(&mut state, block, old, bat::NOT_PRESENT)?;
             }
             // The bits go after the last block that they are about.
-            if (block + 1) % ratio == 0 || block + 1 == blocks {
-                if let Some(offset) = self.bitmap(&state, block)? {
-                    self.set_entry(&state, state.params.bitmap_entry_of(block), 0, bat::NOT_PRESENT)?;
-                    state.writer.freed.push(Place { offset, len: MIB });
-                }
+            let is_last = (block + 1).is_multiple_of(ratio) || block + 1 == blocks;
+            if is_last && let Some(offset) = self.bitmap(&state, block)? {
+                self.set_entry(&state, state.params.bitmap_entry_of(block), 0, bat::NOT_PRESENT)?;
+                state.writer.freed.push(Place { offset, len: MIB });
             }
         }
         Ok(())
