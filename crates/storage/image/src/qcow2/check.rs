@@ -127,6 +127,7 @@ impl Qcow2 {
         let mut state = self.write_state();
         if state.writer.ready {
             self.write_back(&mut state)?;
+            self.store_tracked(&mut state)?;
             self.barrier(&mut state.writer)?;
         }
         let report = check(&self.file, repair)?;

@@ -174,6 +174,8 @@ impl Driver for Qcow2 {
     }
 
     fn place(&self, offset: u64, len: u64, places: &mut Vec<Place>) -> Result<Placing> {
+        // The bytes are written without this driver.
+        let _tracked = self.track(offset, len)?;
         self.place_clusters(offset, len, &mut |place| places.push(place))?;
         Ok(if self.has_data_file() || self.is_encrypted() { Placing::Through } else { Placing::Plain })
     }

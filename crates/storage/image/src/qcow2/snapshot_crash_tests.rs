@@ -42,6 +42,9 @@ fn sample(compat: Compat) -> Vec<u8> {
     file.to_bytes()
 }
 
+/// What the disk holds, and what each snapshot shows.
+type States = (Vec<u8>, Vec<(String, Vec<u8>)>);
+
 type Act = fn(&Image) -> crate::Result<()>;
 
 /// Lets an act crash at every change: the disk and all snapshots are as before or as after.
@@ -88,12 +91,7 @@ fn crash_everywhere(compat: Compat, act: Act) {
 }
 
 /// What is in doubt after a crash is said to be so, repaired before the first change, and repaired by a repair.
-fn judge(
-    bytes: &[u8],
-    now: &(Vec<u8>, Vec<(String, Vec<u8>)>),
-    states: &dyn Fn(Vec<u8>) -> (Vec<u8>, Vec<(String, Vec<u8>)>),
-    about: &str,
-) {
+fn judge(bytes: &[u8], now: &States, states: &dyn Fn(Vec<u8>) -> States, about: &str) {
     let file = Arc::new(MemDisk::from_bytes(bytes.to_vec()));
     let dynamic: Arc<dyn Disk> = file.clone();
     let image = open(dynamic.clone(), None).unwrap();
