@@ -137,6 +137,9 @@ fn refuse_what_would_be_lost(transaction: &Transaction, path: &Path, image: &Ima
     Ok(())
 }
 
+/// A disk, and what identifies its content.
+type Beneath = (Arc<dyn Disk>, Option<ParentId>);
+
 /// What lies beneath the image, open by itself.
 fn base(
     unlocked: &Transaction,
@@ -145,7 +148,7 @@ fn base(
     choice: FormatChoice,
     gate: &dyn Gate,
     how: &ChainOptions,
-) -> Result<Option<(Arc<dyn Disk>, Option<ParentId>)>> {
+) -> Result<Option<Beneath>> {
     let links = chain::list(unlocked, path, choice, gate)?;
     let Some(below) = links.get(1) else { return Ok(None) };
     let disk = chain::open_in(locked, &below.path, FormatChoice::Exact(below.format), gate, how.clone())?;
