@@ -440,3 +440,36 @@ fn a_damaged_header_shows_what_qemu_shows_or_one_of_both_refuses_it() {
     // its length in such steps.
     assert!(ours_alone.iter().all(|at| *at >= 208 && (at - 208) % 48 >= 40), "{ours_alone:?}");
 }
+
+#[test]
+fn conversion_encrypts_and_decrypts_images_of_every_layout() {
+    let folder = Folder::new();
+    let source = MemDisk::new(2 << 20);
+    source.write_at(&[3; 100_000], 1_000_001).unwrap();
+    let qcow2 = |words: &[(&str, &str)]| {
+        let mut layout = Layout::new(Format::Qcow2);
+        words.iter().for_each(|(key, value)| layout.set(key, value).unwrap());
+        layout
+    };
+    let steps = [
+        (qcow2(&[]), None),
+        (qcow2(&[("encrypt.format", "luks"), ("encrypt.iter-time", "10")]), secret()),
+        (Layout::Luks(options("version=2,pbkdf=pbkdf2,sector-size=4096")), secret()),
+        (Layout::new(Format::Raw), None),
+    ];
+    let mut now: Arc<dyn Disk> = Arc::new(MemDisk::from_bytes(source.to_bytes()));
+    for (index, (layout, secret)) in steps.into_iter().enumerate() {
+        let path = folder.path(&format!("step{index}"));
+        let format = layout.format();
+        let convert =
+            copy::ConvertOptions { layout, secret: secret.clone(), ..copy::ConvertOptions::new(format) };
+        copy::convert(&*now, &path, &convert, &|_, _| {}).unwrap();
+        let plain = std::fs::read(&path).unwrap().windows(64).any(|window| window == [3; 64]);
+        assert_eq!(plain, secret.is_none(), "step {index}");
+        let options = OpenOptions { secret, ..OpenOptions::read_only() };
+        let file = Arc::new(HostFile::open(&path, true).unwrap());
+        let image = Image::open(file, FormatChoice::Exact(format), options).unwrap();
+        assert!(content(&image) == source.to_bytes(), "step {index}");
+        now = Arc::new(image);
+    }
+}
