@@ -2,7 +2,10 @@
 
 use super::VmdkOptions;
 use crate::Layout;
-use crate::crash::{Case, SIZE, STEPS, Step, is_torture};
+use crate::crash::{Case, STEPS, Step, is_torture};
+
+/// Twelve grains and a part of one.
+const DISK: usize = 12 * 65536 + 1024;
 
 /// The steps of all formats, stretched to grains of 64 KiB.
 fn steps() -> Vec<Step> {
@@ -21,10 +24,10 @@ fn case(zeroed_grain: bool) -> Case {
     let mut all: Vec<Step> = steps().into_iter().filter(fits).collect();
     // In place; the harness knows no sector of which a part was written.
     all.extend([Step::Write { offset: 66_048, len: 512, byte: 10 }, Step::Flush]);
-    all.push(Step::Write { offset: 1_000_000, len: 70_000, byte: 11 });
+    all.push(Step::Write { offset: 719_000, len: 4000, byte: 11 });
     Case {
         layout: Layout::Vmdk(VmdkOptions { zeroed_grain, ..VmdkOptions::default() }),
-        size: SIZE,
+        size: DISK,
         steps: all,
         qemu_check: Some("vmdk"),
     }
@@ -33,7 +36,7 @@ fn case(zeroed_grain: bool) -> Case {
 fn fits(step: &Step) -> bool {
     match *step {
         Step::Write { offset, len, .. } | Step::Zero { offset, len } | Step::Discard { offset, len } => {
-            offset + len <= SIZE
+            offset + len <= DISK
         }
         Step::Flush => true,
     }
