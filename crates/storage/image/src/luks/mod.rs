@@ -23,7 +23,6 @@ use crate::{Layout, OpenOptions, Result};
 
 pub(crate) use create::create;
 pub(crate) use info::describe;
-#[allow(unused_imports, reason = "for images that have LUKS inside")]
 pub(crate) use info::luks1;
 pub use options::{Chaining, IvGenerator, LuksKdf, LuksOptions};
 
