@@ -114,12 +114,18 @@ fn what_qemu_img_makes_is_described_alike() {
         "extended_l2=on",
         "compression_type=zstd",
         "preallocation=metadata",
+        "cluster_size=16k,extended_l2=on,lazy_refcounts=on",
     ] {
         run("qemu-img", ["create", "-q", "-f", "qcow2", "-o", options, image, "64M"]);
         run("qemu-img", ["snapshot", "-c", "before the flood", image]);
         if !options.contains("0.10") {
             run("qemu-img", ["bitmap", "--add", "-g", "128k", image, "changes"]);
         }
+        assert_eq!(our_info(&path), qemu_info(&path), "{options}");
+    }
+    for raw in ["off", "on"] {
+        let options = format!("data_file={image}.data,data_file_raw={raw}");
+        run("qemu-img", ["create", "-q", "-f", "qcow2", "-o", &options, image, "4M"]);
         assert_eq!(our_info(&path), qemu_info(&path), "{options}");
     }
     run("qemu-img", ["create", "-q", "-f", "raw", image, "64M"]);

@@ -263,6 +263,34 @@ fn an_image_marked_corrupt_is_read_but_not_written() {
 }
 
 #[test]
+fn damage_met_while_writing_marks_the_image_and_ends_the_writing() {
+    need!("qemu-img");
+    let folder = Folder::new();
+    let path = folder.path("image");
+    create(&path, &CreateOptions::new(Format::Qcow2, 1 << 20), false).unwrap();
+    let image = open_alone(&path);
+    image.write_at(&[1; 1 << 18], 0).unwrap();
+    image.flush().unwrap();
+    drop(image);
+    // The second cluster of the disk is where the L1 table is.
+    let mut bytes = std::fs::read(&path).unwrap();
+    let number = |bytes: &[u8], at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
+    let l1 = number(&bytes, 40);
+    let l2 = (number(&bytes, l1 as usize) & !(1 << 63)) as usize;
+    bytes[l2 + 8..l2 + 16].copy_from_slice(&(l1 | 1 << 63).to_be_bytes());
+    std::fs::write(&path, &bytes).unwrap();
+
+    let image = open_alone(&path);
+    image.write_at(&[2; 512], 0).unwrap();
+    assert_eq!(image.write_at(&[3; 512], 65536).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert!(image.is_read_only());
+    assert_eq!(image.write_at(&[4; 512], 0).unwrap_err().kind(), ErrorKind::ReadOnly);
+    drop(image);
+    let info = qemu_img("info {}", &[&path]);
+    assert!(info.contains("corrupt: true"), "{info}");
+}
+
+#[test]
 fn compressed_clusters_of_extended_entries_are_replaced_whole() {
     need!("qemu-img", "qemu-io");
     let folder = Folder::new();
