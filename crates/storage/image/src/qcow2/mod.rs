@@ -185,6 +185,7 @@ impl Driver for Qcow2 {
     }
 
     fn make_empty(&self) -> Result<()> {
+        let _tracked = self.track(0, self.size())?;
         self.guarded(self.drop_all())
     }
 
