@@ -35,7 +35,7 @@ impl Comparison {
 pub fn compare(a: &dyn Disk, b: &dyn Disk, threads: usize, progress: Progress<'_>) -> Result<Comparison> {
     let disks = [a, b];
     let pace = Pace::default();
-    let chunks = Chunks::new(&disks, 4096, CHUNK, &pace, progress);
+    let chunks = Chunks::new(&disks, 4096, CHUNK / 4, &pace, progress);
     let first = AtomicU64::new(u64::MAX);
     let work = |(ours, theirs): &mut (Vec<u8>, Vec<u8>), chunk| {
         read_chunk(a, chunk, ours)?;

@@ -50,6 +50,7 @@ pub(super) fn convert_checked(
         None => (FreshImage::begin(target, &create, options.force)?, 0),
         Some(record) => resume::begin(target, &create, options.force, record)?,
     };
+    check()?;
     let unnamed = |file| Arc::new(Unnamed::new(file));
     let files: Vec<Arc<Unnamed>> = match record {
         None => std::iter::once(fresh.file()).chain(fresh.parts()).map(unnamed).collect(),
@@ -178,4 +179,27 @@ pub fn copy_data(
 ) -> Result<()> {
     let pace = Pace::default();
     Transfer { threads: threads.max(1), ..Transfer::new(source, target, compress, &pace)? }.run(progress)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmwright_disk::MemDisk;
+
+    #[test]
+    fn what_a_check_refuses_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        std::fs::write(&path, b"precious").unwrap();
+        let options = ConvertOptions { force: true, ..ConvertOptions::new(Format::Raw) };
+        let refuse = || {
+            // The old file is locked by now.
+            assert!(HostFile::open(&path, false).is_err());
+            Err(Error::invalid("the old file", "it has changed"))
+        };
+        let error = convert_checked(&MemDisk::new(4096), &path, &options, &refuse, &|_, _| {}).unwrap_err();
+        assert_eq!(error.kind(), vmwright_disk::ErrorKind::InvalidInput);
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
 }
