@@ -103,7 +103,14 @@ fn read_map(file: &dyn Disk, header: &Header) -> Result<Map> {
     let shape = shape(header);
     let (table_at, base) = (header.table_at(), header.data_at());
     let table = blocks::read_table(file, &shape, table_at, header.blocks())?;
-    let mut map = Map { size: header.size(), table_at, table, base, reserved: Vec::from([0..base]), end: 0 };
+    let mut map = Map {
+        size: header.size(),
+        table_at,
+        table,
+        base,
+        reserved: std::iter::once(0..base).collect(),
+        end: 0,
+    };
     map.end = map.last_end(&shape);
     Ok(map)
 }

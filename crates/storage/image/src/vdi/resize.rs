@@ -41,7 +41,7 @@ impl Vdi {
         blocks.barrier(&mut state)?;
         let base = header.data_at();
         (state.map.base, state.map.table_at) = (base, header.table_at());
-        state.map.reserved = Vec::from([0..base]);
+        state.map.reserved = std::iter::once(0..base).collect();
         state.map.size = len;
         state.set_blocks(count as usize);
         *blocks.frame.header() = header;
