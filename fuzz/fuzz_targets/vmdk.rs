@@ -20,7 +20,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let Some((&choice, script)) = input.split_first() else { return };
     match choice {
         0 => return drop(oracle::judge(script.to_vec())),
-        1 => return drop(oracle::judge([b"# Disk DescriptorFile\n", script].concat())),
+        1 => return drop(oracle::judge([b"# Disk DescriptorFile\n".as_slice(), script].concat())),
         _ => {}
     }
     let mut bytes = samples[usize::from(choice) % 3].clone();
