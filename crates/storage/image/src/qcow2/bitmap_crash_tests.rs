@@ -81,7 +81,7 @@ fn qemu_judges(bytes: &[u8], about: &str) {
     }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("image");
-    std::fs::write(folder.path().join("base"), []).unwrap();
+    HostFile::create(&folder.path().join("base"), 0).unwrap();
     HostFile::create(&path, bytes.len() as u64).unwrap().write_at(bytes, 0).unwrap();
     let output = output("qemu-img", ["check".as_ref(), path.as_os_str()]);
     assert!(matches!(output.status.code(), Some(0 | 3)), "{about}: {output:?}");

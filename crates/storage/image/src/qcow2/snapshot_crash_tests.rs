@@ -138,7 +138,10 @@ fn qemu_repairs(bytes: &[u8], active: &[u8], about: &str) {
     assert!(output(&["check", "-q", "-r", "all", name]).status.success(), "{about}");
     assert!(output(&["check", "-q", name]).status.success(), "{about}");
     assert!(output(&["convert", "-O", "raw", name, raw.to_str().unwrap()]).status.success(), "{about}");
-    assert!(std::fs::read(&raw).unwrap() == active, "{about}");
+    let raw = HostFile::open(&raw, true).unwrap();
+    let mut bytes = vec![0; raw.len() as usize];
+    raw.read_at(&mut bytes, 0).unwrap();
+    assert!(bytes == active, "{about}");
 }
 
 #[test]
