@@ -5,12 +5,14 @@ mod bitmap;
 mod check;
 mod checksum;
 mod commit;
+mod compact;
 mod compare;
 mod convert;
 mod create;
 mod encrypt;
 mod flatten;
 mod formats;
+mod free;
 mod info;
 mod key;
 mod map;
@@ -63,6 +65,8 @@ pub(crate) enum Verb {
     Bitmap(bitmap::Verb),
     /// Serve an image to any program that speaks NBD
     Serve(serve::Args),
+    /// Write an image anew without what holds nothing
+    Compact(compact::Args),
     /// Say how large a file a conversion would make
     Measure(measure::Args),
     /// Copy an image in encrypted form
@@ -97,6 +101,7 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Snapshot(verb) => snapshot::run(&verb),
         Verb::Bitmap(verb) => bitmap::run(&verb),
         Verb::Serve(args) => serve::run(&args),
+        Verb::Compact(args) => compact::run(&args),
         Verb::Measure(args) => measure::run(&args),
         Verb::Encrypt(args) => encrypt::encrypt(&args),
         Verb::Decrypt(args) => encrypt::decrypt(&args),

@@ -1,8 +1,9 @@
 //! Opens the image that a verb works on.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use vmwright_disk::{Access, Disk, Plan, Sharing, Transaction, TransactionOptions};
+use vmwright_disk::{Access, Disk, Plan, Sharing, Transaction, TransactionOptions, WriteMode};
 use vmwright_image::chain::{ChainOptions, open_in};
 use vmwright_image::{CheckReport, Format, FormatChoice, Image, Repair, describe};
 
@@ -61,6 +62,11 @@ impl Opening {
     /// Which files the image may name.
     pub(crate) fn gate(&self, image: &Path) -> anyhow::Result<UserGate> {
         self.backing.gate(image, self.format.is_some())
+    }
+
+    /// Whether a folder for the redo file is named.
+    pub(crate) fn has_redo_dir(&self) -> bool {
+        self.redo_dir.is_some()
     }
 
     /// How its host files are opened.
@@ -173,6 +179,27 @@ impl Editing {
             }
         }
         Ok(report)
+    }
+
+    /// Opens the image with what lies beneath it for reading.
+    pub(crate) fn open_to_read(&self, image: &Path) -> anyhow::Result<Image> {
+        let how = ChainOptions { read_only: true, ..self.opening.chain(image)? };
+        let gate = self.opening.gate(image)?;
+        Ok(open_in(
+            &Transaction::begin(self.opening.transaction()),
+            image,
+            self.opening.choice(),
+            &gate,
+            how,
+        )?)
+    }
+
+    /// Opens the image with what lies beneath it so that changes are made at once, each in its format's own order.
+    pub(crate) fn open_in_place(&self, image: &Path) -> anyhow::Result<Arc<dyn Disk>> {
+        let how = self.opening.chain(image)?;
+        let gate = self.opening.gate(image)?;
+        let transaction = Transaction::begin(self.opening.transaction().mode(WriteMode::Ordered));
+        Ok(Arc::new(open_in(&transaction, image, self.opening.choice(), &gate, how)?))
     }
 
     /// Opens the image alone, lets `change` change it, and makes that durable, all of it or nothing; or says what it

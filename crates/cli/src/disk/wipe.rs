@@ -35,12 +35,18 @@ struct What {
     /// The whole image with all its files, which are then removed; what lies beneath it stays
     #[arg(long)]
     delete: bool,
+    /// What the filesystems on it do not use; the image stays
+    #[arg(long)]
+    free_space: bool,
 }
 
 /// Overwrites what nobody shall read again.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let attempt = || format!("cannot wipe {}", args.image.display());
     args.editing.allow(&args.image).with_context(attempt)?;
+    if args.what.free_space {
+        return super::free::wipe(&args.image, args.zeros, &args.editing).with_context(attempt);
+    }
     if args.editing.is_dry_run() {
         line(format!("would overwrite and remove {}", args.image.display()))?;
         return Ok(ExitCode::SUCCESS);

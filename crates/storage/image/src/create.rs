@@ -112,6 +112,7 @@ impl Layout {
     pub fn is_encrypted(&self) -> bool {
         match self {
             Self::Luks(_) => true,
+            Self::Qcow2(options) => options.encrypt.is_some(),
             _ => false,
         }
     }

@@ -175,6 +175,7 @@ pub fn describe(file: &dyn Disk, choice: FormatChoice) -> Result<ImageInfo> {
 pub fn key_area(file: Arc<dyn Disk>, choice: FormatChoice) -> Result<Arc<dyn Disk>> {
     match choice.resolve(&*file)? {
         Format::Luks => Ok(file),
+        Format::Qcow2 => crate::qcow2::crypt::key_area(file),
         _ => Err(Error::unsupported("changing keys of an image that LUKS does not encrypt")),
     }
 }

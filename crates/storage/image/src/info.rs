@@ -58,6 +58,7 @@ impl ImageInfo {
     pub fn luks(&self) -> Option<&LuksInfo> {
         match &self.format_specific {
             Some(FormatInfo::Luks(luks)) => Some(luks),
+            Some(FormatInfo::Qcow2(Qcow2Info { encrypt: Some(EncryptInfo::Luks(luks)), .. })) => Some(luks),
             _ => None,
         }
     }

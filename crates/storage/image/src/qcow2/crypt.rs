@@ -49,6 +49,16 @@ fn place(file: &dyn Disk, header: &Header) -> Result<(u64, u64)> {
     Ok((offset, len))
 }
 
+/// The part of the file that holds the header and the key slots of LUKS.
+pub(crate) fn key_area(file: Arc<dyn Disk>) -> Result<Arc<dyn Disk>> {
+    let header = super::open::read_header(&*file)?;
+    if header.encryption != ENCRYPTION_LUKS {
+        return Err(Error::unsupported("changing keys of an image that LUKS does not encrypt"));
+    }
+    let (offset, len) = place(&*file, &header)?;
+    Ok(Arc::new(Window::new(file, offset, len)?))
+}
+
 /// Opens the key slot that a passphrase fits.
 pub(super) fn open(file: &Arc<dyn Disk>, header: &Header, secret: Option<&Passphrase>) -> Result<Crypt> {
     if header.encryption != ENCRYPTION_LUKS {

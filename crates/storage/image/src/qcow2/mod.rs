@@ -17,7 +17,7 @@ pub(crate) mod compress;
 mod corrupt;
 mod counts;
 pub(crate) mod create;
-mod crypt;
+pub(crate) mod crypt;
 mod data;
 mod flush;
 pub(crate) mod info;
