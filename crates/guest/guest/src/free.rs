@@ -42,9 +42,8 @@ impl FreeSpace {
         let places: Vec<Range<u64>> = volumes
             .iter()
             .map(|open| {
-                let partitions = table.iter().flat_map(|table| table.partitions());
-                let own =
-                    partitions.filter(|partition| Some(partition.number) == open.volume.partition).next();
+                let mut partitions = table.iter().flat_map(|table| table.partitions());
+                let own = partitions.find(|partition| Some(partition.number) == open.volume.partition);
                 own.map_or(0..disk.len(), |own| own.start..own.end())
             })
             .collect();

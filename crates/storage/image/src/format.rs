@@ -97,16 +97,16 @@ impl FormatChoice {
 pub fn probe(disk: &dyn Disk) -> Result<Format> {
     let mut head = vec![0; disk.len().min(512) as usize];
     disk.read_at(&mut head, 0)?;
-    let known: [(Format, fn(&[u8]) -> bool); 6] = [
-        (Format::Qcow2, qcow2::is_qcow2),
-        (Format::Vmdk, vmdk::is_vmdk),
-        (Format::Vhdx, vhdx::is_vhdx),
-        (Format::Vhd, vhd::is_vhd),
-        (Format::Vdi, vdi::is_vdi),
-        (Format::Luks, luks::is_luks),
+    let known = [
+        (Format::Qcow2, qcow2::is_qcow2(&head)),
+        (Format::Vmdk, vmdk::is_vmdk(&head)),
+        (Format::Vhdx, vhdx::is_vhdx(&head)),
+        (Format::Vhd, vhd::is_vhd(&head)),
+        (Format::Vdi, vdi::is_vdi(&head)),
+        (Format::Luks, luks::is_luks(&head)),
     ];
-    if let Some((format, _)) = known.iter().find(|(_, matches)| matches(&head)) {
-        return Ok(*format);
+    if let Some((format, _)) = known.into_iter().find(|(_, matches)| *matches) {
+        return Ok(format);
     }
     Ok(if vhd::is_fixed_vhd(disk)? { Format::Vhd } else { Format::Raw })
 }

@@ -124,7 +124,7 @@ pub enum EncryptInfo {
     /// The old way, with the passphrase as the key.
     Aes {},
     /// By LUKS, version 1.
-    Luks(LuksInfo),
+    Luks(Box<LuksInfo>),
 }
 
 /// What only LUKS has.

@@ -136,12 +136,12 @@ pub fn support(format: Format, operation: Operation) -> Support {
         (Op::Write | Op::Discard | Op::Compact, Format::Vmdk) => {
             Partly("not in streamOptimized and seSparse images, which are written once")
         }
-        (Op::Discard, Format::Luks) => Partly("nothing is given back: holes would say where nothing is"),
+        (Op::Discard, Format::Luks) => Partly("nothing is given back: a hole would decrypt to garbage"),
         (Op::Compact, Format::Luks) => {
             Refused("which sectors hold nothing cannot be told from what is encrypted")
         }
         (Op::Write | Op::Discard | Op::Compact, _) => Done,
-        (Op::Grow | Op::Shrink, Format::Qcow2) => Partly("not with dirty bitmaps"),
+        (Op::Grow | Op::Shrink, Format::Qcow2) => Partly("not with dirty bitmaps, nor with snapshots in version 2"),
         (Op::Grow | Op::Shrink, Format::Vmdk) => Partly(
             "the last extent, up to 2 GiB where the disk is split; not streamOptimized, vmfsSparse, seSparse",
         ),

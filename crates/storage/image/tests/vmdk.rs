@@ -314,9 +314,12 @@ fn se_sparse(sectors: u64) -> Vec<u8> {
     put(32, 64);
     put(80, volatile);
     put(88, 1);
-    (put(128, gd), put(136, 1));
-    (put(144, tables), put(152, 64));
-    (put(192, grains), put(200, 16));
+    put(128, gd);
+    put(136, 1);
+    put(144, tables);
+    put(152, 64);
+    put(192, grains);
+    put(200, 16);
     put(512, 0xcafe_cafe);
     put(gd as usize * 512, 0x1000_0000_0000_0000);
     let table = tables as usize * 512;

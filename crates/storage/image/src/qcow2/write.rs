@@ -394,6 +394,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::single_range_in_vec_init, reason = "runs are compared with runs")]
     fn runs_of_set_bits_are_found() {
         assert_eq!(runs(0b1011_0001).collect::<Vec<_>>(), [0..1, 4..6, 7..8]);
         assert_eq!(runs(u32::MAX).collect::<Vec<_>>(), [0..32]);
