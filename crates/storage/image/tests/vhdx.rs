@@ -397,3 +397,27 @@ fn conversions_to_and_from_vhdx_are_what_qemu_makes_of_them() {
     // Blocks that only zeros are in are left out.
     assert!(image.info().unwrap().actual_size < 21 * MIB + 12 * MIB);
 }
+
+#[test]
+fn a_last_block_that_the_file_holds_in_part_keeps_its_place() {
+    let file: Arc<dyn Disk> = Arc::new(MemDisk::new(0));
+    let layout = Layout::Vhdx(VhdxOptions { block_size: 2 << 20, ..VhdxOptions::default() });
+    create_on(&file, &CreateOptions::laid_out(layout, 2 * MIB + 4096)).unwrap();
+    let open =
+        || Image::open(file.clone(), FormatChoice::Exact(Format::Vhdx), OpenOptions::default()).unwrap();
+    let image = open();
+    image.write_at(&[7; 4096], 2 * MIB).unwrap();
+    image.flush().unwrap();
+    drop(image);
+    // As other programs may leave it: nothing is behind the end of the disk.
+    file.set_len(file.len() - 2 * MIB + 4096).unwrap();
+    let image = open();
+    image.write_at(&[8; 2 << 20], 0).unwrap();
+    image.flush().unwrap();
+    assert!(image.check().unwrap().is_safe(), "{:?}", image.check());
+    image.set_len(4 * MIB).unwrap();
+    let mut model = vec![8; 2 << 20];
+    model.resize(2 * MIB as usize + 4096, 7);
+    model.resize(4 * MIB as usize, 0);
+    assert!(content(&image) == model);
+}

@@ -225,6 +225,10 @@ fn a_child_grows_with_zeros_and_does_not_shrink() {
     image.set_len(4 * MIB as u64).unwrap();
     model.resize(4 * MIB, 0);
     assert_eq!(image.set_len(MIB as u64).unwrap_err().kind(), ErrorKind::Unsupported);
+    // What is refused changes nothing, and the image goes on.
+    image.write_at(&[8; 512], 3 * MIB as u64).unwrap();
+    model[3 * MIB..][..512].fill(8);
+    image.flush().unwrap();
     drop(image);
     assert!(content(&open(&child, true)) == model);
     assert!(read_disk(&std::fs::read(&child).unwrap(), Some(&noise)) == model);

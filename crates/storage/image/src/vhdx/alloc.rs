@@ -56,6 +56,20 @@ impl Vhdx {
         }
     }
 
+    /// Makes the file hold all of the last block, of which some programs leave out what is behind the end of the disk:
+    /// a new block would begin there.
+    pub(super) fn complete_last_block(&self, state: &State) -> Result<()> {
+        let Some(last) = state.params.blocks().checked_sub(1) else { return Ok(()) };
+        // What is damaged is refused where it is used.
+        if let Ok(Block::Full(host) | Block::Partial(host)) = self.block(state, last) {
+            let end = host + state.params.block_size;
+            if end > self.view.len() {
+                self.view.set_len(end)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Finds the gaps that no block and no region is in; before anything is changed.
     pub(super) fn find_free(&self, state: &State) -> Result<Free> {
         let mut free = Free::default();

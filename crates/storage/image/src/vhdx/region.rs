@@ -111,6 +111,11 @@ impl Regions {
         self.taken.get(next).is_none_or(|taken| !taken.overlaps(place))
     }
 
+    /// Whether what the table says of the block allocation table stands in its first bytes.
+    pub(super) fn names_bat_within(&self, len: usize) -> bool {
+        self.bat_entry + 32 <= len
+    }
+
     /// Where the last region ends.
     pub(super) fn end(&self) -> u64 {
         self.taken.last().map_or(MIB, Place::end)

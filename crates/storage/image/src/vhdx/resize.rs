@@ -33,12 +33,14 @@ impl Vhdx {
             let why = "it must be a multiple of the sector size of at most 64 TiB";
             return Err(Error::invalid("the new size of a VHDX image", why));
         }
+        self.check_resizable(&self.read_state(), size)?;
         self.prepare()?;
         let mut state = self.write_state();
         let old = state.params.size;
         if size == old {
             return Ok(());
         }
+        self.check_resizable(&state, size)?;
         self.write_tables(&mut state)?;
         let done = if size > old { self.grow(&mut state, size) } else { self.shrink(&mut state, size) };
         if done.is_err() {
@@ -48,20 +50,36 @@ impl Vhdx {
         done
     }
 
-    fn grow(&self, state: &mut State, size: u64) -> Result<()> {
-        let old = state.params.size;
-        if state.params.parent.is_some() && self.parent()?.len() > old {
+    /// Refuses what cannot be done before anything is changed.
+    fn check_resizable(&self, state: &State, size: u64) -> Result<()> {
+        let (params, old) = (&state.params, state.params.size);
+        if size < old && params.parent.is_some() {
+            return Err(Error::unsupported("shrinking a differencing image"));
+        }
+        if size > old && params.parent.is_some() && self.parent()?.len() > old {
             return Err(Error::unsupported("growing a differencing image over more of its parent"));
         }
+        let len = params.entries_for(size) * 8;
+        if size > old && len > state.regions.bat.len {
+            if len.next_multiple_of(MIB) > u64::from(u32::MAX) {
+                return Err(Reason::Full.into());
+            }
+            if !state.regions.names_bat_within(TABLE_HEAD) {
+                return Err(Error::unsupported("a longer block allocation table beside so many regions"));
+            }
+        }
+        Ok(())
+    }
+
+    fn grow(&self, state: &mut State, size: u64) -> Result<()> {
+        let old = state.params.size;
         self.clear_last_block(state)?;
         let (first, needed) = (state.params.entries_for(old), state.params.entries_for(size));
         let mut regions = state.regions.clone();
         if needed * 8 > regions.bat.len {
-            let len = (needed * 8).next_multiple_of(MIB);
-            if len > u64::from(u32::MAX) {
-                return Err(Reason::Full.into());
-            }
-            let place = self.allocate(state, len)?;
+            let place = self.allocate(state, (needed * 8).next_multiple_of(MIB))?;
+            // Something else may have been there, and is known from then.
+            self.pages.forget(place.offset, place.len);
             self.copy_table(state.regions.bat, place, first * 8)?;
             regions = regions.with_bat(place);
         }
@@ -128,9 +146,6 @@ impl Vhdx {
     }
 
     fn shrink(&self, state: &mut State, size: u64) -> Result<()> {
-        if state.params.parent.is_some() {
-            return Err(Error::unsupported("shrinking a differencing image"));
-        }
         let mut dropped = Vec::new();
         for block in state.params.blocks_for(size)..state.params.blocks() {
             if let Block::Full(offset) = self.block(state, block)? {

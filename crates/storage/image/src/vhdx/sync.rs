@@ -54,6 +54,7 @@ impl Vhdx {
             })?;
             self.barrier(&mut state.writer)?;
         }
+        self.complete_last_block(&state)?;
         state.writer.free = self.find_free(&state)?;
         state.writer.ready = true;
         Ok(())
@@ -106,12 +107,14 @@ impl Vhdx {
             let file = self.view.file();
             let (offset, len) = state.header.log();
             let (at, guid) = (state.writer.half * (len / 2), new_guid()?);
-            state.writer.half = 1 - state.writer.half;
             state.writer.sequence += 1;
             let sectors = dirty.iter().map(|(at, bytes)| (*at, bytes.as_slice()));
             let entry = encode(sectors, guid, state.writer.sequence, at, file.len());
+            // If that fails it is tried again in the same half: until the next barrier, a header may come back that
+            // counts on the other.
             file.write_at(&entry, offset + at)?;
             self.barrier(&mut state.writer)?;
+            state.writer.half = 1 - state.writer.half;
             state.header.write(file, |raw| raw.log_guid = guid)?;
             self.barrier(&mut state.writer)?;
             for (at, bytes) in &dirty {
