@@ -10,6 +10,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use support::{Folder, Numbers, change, content, qemu_img, qemu_io};
 use vmwright_disk::conformance::{self, Features};
+use vmwright_disk::fault::{Fault, FaultDisk};
 use vmwright_disk::{Disk, ErrorKind, HostFile, MemDisk};
 use vmwright_image::chain::{self, AllowAll, ChainOptions};
 use vmwright_image::{
@@ -402,4 +403,16 @@ proptest! {
         }
     }
 
+}
+
+#[test]
+fn a_fixed_image_that_could_not_grow_is_as_it_was() {
+    let file = make(VhdSubformat::Fixed, 1 << 20);
+    for nth in 0..3 {
+        for fault in [Fault::Fail, Fault::NoSpace] {
+            let failing: Arc<dyn Disk> = Arc::new(FaultDisk::with_fault(file.clone(), nth, fault));
+            open(&failing).set_len(2 << 20).unwrap_err();
+            assert_eq!(open(&file).len(), 1 << 20, "{fault:?} at change {nth}");
+        }
+    }
 }

@@ -58,8 +58,14 @@ impl Fixed {
         if end > file_len {
             self.file.set_len(end)?;
         }
-        self.file.write_at(&resized.encode(), len)?;
-        self.file.flush()?;
+        let written = self.file.write_at(&resized.encode(), len).and_then(|()| self.file.flush());
+        if let Err(error) = written {
+            // The old footer is at the end again, without which nobody knows the image for what it is.
+            if end > file_len {
+                self.file.set_len(file_len)?;
+            }
+            return Err(error.into());
+        }
         if end < self.file.len() {
             self.file.set_len(end)?;
         }
