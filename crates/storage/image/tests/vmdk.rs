@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 use support::{Folder, Numbers, change, content, qemu_content, qemu_img, qemu_io};
 use vmwright_disk::conformance::{Features, check, check_read_only};
+use vmwright_disk::fault::{Fault, FaultDisk};
 use vmwright_disk::{Disk, ErrorKind, ExtentKind, HostFile, MemDisk};
 use vmwright_image::chain::{AllowAll, ChainOptions, create_overlay_as, open};
 use vmwright_image::{
@@ -660,4 +661,97 @@ fn the_sample_of_another_project_is_read_as_qemu_reads_it() {
     let image = open_at(&copied, true);
     assert!(content(&image) == qemu_content(&copied));
     assert!(image.check().unwrap().is_safe());
+}
+
+/// An image of two files, a descriptor and an extent, in memory.
+fn two_files(subformat: Subformat, size: u64) -> [Vec<u8>; 2] {
+    let folder = Folder::new();
+    make(&folder.path("disk.vmdk"), layout(subformat), size);
+    let suffix = if subformat == Subformat::MonolithicFlat { "flat" } else { "s001" };
+    ["disk.vmdk".to_owned(), format!("disk-{suffix}.vmdk")]
+        .map(|name| std::fs::read(folder.path(&name)).unwrap())
+}
+
+fn open_two(files: &[Arc<dyn Disk>; 2]) -> vmwright_image::Result<Image> {
+    let how = OpenOptions { parts: vec![files[1].clone()], ..OpenOptions::default() };
+    Image::open(files[0].clone(), VMDK, how)
+}
+
+#[test]
+fn an_extent_that_shrinks_never_says_less_than_its_line() {
+    let size = 40 << 20;
+    let files = two_files(Subformat::TwoGbMaxExtentSparse, size);
+    for which in 0..2 {
+        for nth in 0.. {
+            let kept = files.clone().map(|bytes| Arc::new(MemDisk::from_bytes(bytes)) as Arc<dyn Disk>);
+            let stopping: [Arc<FaultDisk>; 2] = kept.clone().map(|file| Arc::new(FaultDisk::new(file)));
+            let image = open_two(&stopping.clone().map(|file| file as Arc<dyn Disk>)).unwrap();
+            image.write_at(&[7; 100_000], 30 << 20).unwrap();
+            image.flush().unwrap();
+            stopping[which].set_fault(stopping[which].changes() + nth, Fault::Stop);
+            let done = image.set_len(3 << 20).is_ok();
+            drop(image);
+            let image =
+                open_two(&kept).unwrap_or_else(|error| panic!("stopped at {nth} of {which}: {error}"));
+            let is_shorter = image.len() == 3 << 20;
+            assert!(is_shorter || image.len() == size);
+            // Nothing of what was there comes back.
+            image.set_len(size).unwrap();
+            let mut found = vec![1; 100_000];
+            image.read_at(&mut found, 30 << 20).unwrap();
+            assert!(!is_shorter || found.iter().all(|byte| *byte == 0), "stopped at {nth} of {which}");
+            if done {
+                assert!(nth > 1);
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn after_a_flush_that_failed_a_flat_image_is_not_written_on() {
+    let kept = two_files(Subformat::MonolithicFlat, 1 << 20);
+    let [text, flat] = kept.map(|bytes| Arc::new(MemDisk::from_bytes(bytes)));
+    let failing = Arc::new(FaultDisk::new(flat));
+    let image = open_two(&[text, failing.clone()]).unwrap();
+    image.write_at(&[7; 512], 0).unwrap();
+    failing.set_fault(failing.changes(), Fault::Fail);
+    image.flush().unwrap_err();
+    // The host may have dropped what it could not write, and say nothing of it a second time.
+    image.flush().unwrap_err();
+    image.write_at(&[7; 512], 0).unwrap_err();
+}
+
+#[test]
+fn a_last_grain_that_the_file_holds_in_part_keeps_its_place() {
+    let file = Arc::new(MemDisk::new(0));
+    create_on(&(file.clone() as Arc<dyn Disk>), &CreateOptions::new(Format::Vmdk, 1 << 20)).unwrap();
+    let open = || Image::open(file.clone(), VMDK, OpenOptions::default()).unwrap();
+    let grain = 65536;
+    let image = open();
+    image.write_at(&[7; 1024], grain).unwrap();
+    image.flush().unwrap();
+    drop(image);
+    // The grain moves to a place that is no multiple of its length, and the file ends within it.
+    let (old, new) = (file.len() - grain, file.len() + 512);
+    let mut bytes = file.to_bytes();
+    for entry in bytes[21 * 512..old as usize].as_chunks_mut::<4>().0 {
+        if u64::from(u32::from_le_bytes(*entry)) * 512 == old {
+            *entry = ((new / 512) as u32).to_le_bytes();
+        }
+    }
+    bytes.resize(new as usize, 0);
+    bytes.resize(new as usize + 1024, 7);
+    file.set_len(bytes.len() as u64).unwrap();
+    file.write_at(&bytes, 0).unwrap();
+    let image = open();
+    image.write_at(&[8; 65536], 3 * grain).unwrap();
+    image.write_at(&[9; 512], 2 * grain - 512).unwrap();
+    image.flush().unwrap();
+    let mut model = vec![0; 1 << 20];
+    model[65536..][..1024].fill(7);
+    model[2 * 65536 - 512..][..512].fill(9);
+    model[3 * 65536..4 * 65536].fill(8);
+    assert_same(&open(), &MemDisk::from_bytes(model));
+    assert!(open().check().unwrap().is_safe());
 }

@@ -33,7 +33,7 @@ impl Vmdk {
         let mut done = self.cid.lock().unwrap_or_else(PoisonError::into_inner);
         if !*done {
             self.write_cid(super::create::random()?)?;
-            self.file.flush().inspect_err(|_| self.broken.store(true, Ordering::Release))?;
+            self.flush_file(&*self.file)?;
             *done = true;
             self.changed.store(true, Ordering::Release);
         }
@@ -65,7 +65,7 @@ impl Vmdk {
             return Err(Error::unsupported("a longer CID of the parent than stands in the descriptor"));
         }
         self.file.write_at(text.as_bytes(), place + digits.start as u64)?;
-        self.file.flush().inspect_err(|_| self.broken.store(true, Ordering::Release))?;
+        self.flush_file(&*self.file)?;
         descriptor.text[digits.clone()].copy_from_slice(text.as_bytes());
         descriptor.parent_cid = Some((cid, digits));
         Ok(())
@@ -84,16 +84,22 @@ impl Vmdk {
         }
         for extent in &self.extents {
             match &extent.store {
-                Store::Flat { file, .. } => file.flush()?,
+                Store::Flat { file, .. } => self.flush_file(&**file)?,
                 Store::Sparse(sparse) => sparse.sync()?,
                 _ => {}
             }
         }
         if !self.extents.iter().filter_map(Extent::file).any(|file| std::sync::Arc::ptr_eq(file, &self.file))
         {
-            self.file.flush()?;
+            self.flush_file(&*self.file)?;
         }
         Ok(())
+    }
+
+    /// Makes everything written to a file so far durable. After a failure nothing is known any more about what the
+    /// host kept, so nothing more is written.
+    fn flush_file(&self, file: &dyn vmwright_disk::Disk) -> Result<()> {
+        Ok(file.flush().inspect_err(|_| self.broken.store(true, Ordering::Release))?)
     }
 
     /// Gives a stream a CID that its content decides, unless it was made with one of its own.

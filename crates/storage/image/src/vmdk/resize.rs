@@ -38,9 +38,15 @@ impl Vmdk {
                     file.set_len(offset + to)?;
                 }
             }
-            Store::Sparse(sparse) => {
-                sparse.resize(to)?;
+            // The header of an extent never says less than its line: nobody would open that.
+            Store::Sparse(sparse) if to > from => {
+                sparse.lengthen(to)?;
                 self.write_size(to)?;
+            }
+            Store::Sparse(sparse) => {
+                sparse.let_go_from(to)?;
+                self.write_size(to)?;
+                sparse.shorten(to)?;
             }
             _ => {}
         }
@@ -130,17 +136,24 @@ fn resize_flat(file: &dyn Disk, offset: u64, from: u64, to: u64) -> Result<()> {
 }
 
 impl Sparse {
-    fn resize(&self, to: u64) -> Result<()> {
+    fn lengthen(&self, to: u64) -> Result<()> {
         self.prepare()?;
         self.sync()?;
         let mut state = self.write_state();
         let from = state.len;
-        if to > from {
-            self.clean_tail(&mut state, from)?;
-            self.grow(&mut state, to)
-        } else {
-            self.shrink(&mut state, to)
-        }
+        self.clean_tail(&mut state, from)?;
+        self.grow(&mut state, to)
+    }
+
+    /// What lies past a new end is let go, durably, before anything says so.
+    fn let_go_from(&self, to: u64) -> Result<()> {
+        self.prepare()?;
+        let mut state = self.write_state();
+        self.drop_from(&mut state, to.next_multiple_of(self.grain))?;
+        // A grain of which only a part is left shows zeros there, should the disk grow again.
+        self.clean_tail(&mut state, to)?;
+        self.write_back(&mut state)?;
+        self.barrier(&mut state)
     }
 
     /// Makes what the last grain holds past the end of the disk zeros.
@@ -194,16 +207,13 @@ impl Sparse {
         self.write_header(state, header)
     }
 
-    /// Shrinks: what lies past the new end is let go before the header says so.
-    fn shrink(&self, state: &mut State, to: u64) -> Result<()> {
+    /// Makes the header say a shorter length.
+    fn shorten(&self, to: u64) -> Result<()> {
+        let mut state = self.write_state();
         let Some(mut header) = state.header else { return Ok(()) };
-        self.drop_from(state, to.next_multiple_of(self.grain))?;
-        // A grain of which only a part is left shows zeros there, should the disk grow again.
-        self.clean_tail(state, to)?;
-        self.write_back(state)?;
         header.capacity = to / SECTOR;
         let new = header.directory_len() as usize;
-        self.write_header(state, header)?;
+        self.write_header(&mut state, header)?;
         state.gd.truncate(new);
         if let Some((_, rgd)) = &mut state.rgd {
             rgd.truncate(new);

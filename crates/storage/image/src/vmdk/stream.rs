@@ -116,8 +116,9 @@ impl Sparse {
 
     /// Writes bytes at a place past all that is in use; answers its sector.
     fn append(&self, at: u64, bytes: &[u8]) -> Result<u32> {
-        let end = at + bytes.len() as u64;
+        // A damaged header may say any place.
         let sector = u32::try_from(at / SECTOR).map_err(|_| Error::from(Reason::Full))?;
+        let end = at + bytes.len() as u64;
         if end > self.file.len() {
             self.file.set_len(end + AHEAD).or_else(|_| self.file.set_len(end))?;
         }

@@ -274,7 +274,12 @@ impl Sparse {
             return Ok(());
         }
         let metadata = self.metadata(&state)?;
-        let mut next = self.file.len().max(metadata.last().map_or(0, |(_, end)| *end));
+        let mut next = self.file.len();
+        if !next.is_multiple_of(self.grain) {
+            // Of the last grain the file may lack the end, which is its own wherever it begins.
+            next = next.checked_add(self.grain - SECTOR).ok_or_else(|| Error::from(Reason::Full))?;
+        }
+        next = next.max(metadata.last().map_or(0, |(_, end)| *end));
         if let Layout::Cowd(header) = &self.layout {
             next = next.max(u64::from(header.free) * SECTOR);
             state.writer.cowd_free = header.free;
