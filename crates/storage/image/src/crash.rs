@@ -80,6 +80,8 @@ pub(crate) struct Case {
     pub(crate) steps: Vec<Step>,
     /// The format by which `qemu-img check` judges the image; `None` where it has no check.
     pub(crate) qemu_check: Option<&'static str>,
+    /// Whether the format writes zeros in place at any byte, so that a crash in their midst shows within a sector.
+    pub(crate) tears_sectors: bool,
 }
 
 use Step::{Discard, Flush, Write, Zero};
@@ -201,7 +203,8 @@ impl Case {
                     if let Some(format) = format.filter(|_| index == 1 && nth % 4 == 0) {
                         qemu_judges(format, &after, &about);
                     }
-                    judge(self, after, &model, matches!(fault, Fault::Tear(_)), &about);
+                    let torn = self.tears_sectors && matches!(fault, Fault::Tear(_));
+                    judge(self, after, &model, torn, &about);
                 }
             }
         }

@@ -241,6 +241,10 @@ impl Qcow2 {
     /// Makes sure that free clusters may be taken: within reach, within the file, and not in use as tables.
     /// Answers whether they were never used before.
     fn claim(&self, writer: &mut Writer, first: u64, count: u64) -> Result<bool> {
+        if !writer.ready {
+            // An empty refcount table would call everything free.
+            return Err(Reason::MarkedCorrupt.into());
+        }
         if let Some(cluster) = (first..first + count).find(|cluster| writer.metadata.contains(cluster)) {
             let at = cluster << self.header.cluster_bits;
             return Err(Error::corrupt("the refcount of a table", at, "at least 1", 0));

@@ -168,3 +168,37 @@ fn a_crash_while_bitmaps_are_changed_leaves_them_as_before_or_after() {
         }
     }
 }
+
+#[test]
+fn a_bitmap_that_could_not_be_stored_at_once_is_stored_whole_later() {
+    // An entry of the table stands for 4 MiB.
+    const LARGE: u64 = 17 << 20;
+    let create = || {
+        let file = Arc::new(MemDisk::new(0));
+        let qcow2 = Qcow2Options { cluster_size: 1024, ..Qcow2Options::default() };
+        let options = CreateOptions::laid_out(Layout::Qcow2(qcow2), LARGE);
+        create_on(&(file.clone() as Arc<dyn Disk>), &options).unwrap();
+        open(file.clone()).bitmaps().unwrap().add("b", Some(512)).unwrap();
+        file
+    };
+    let (mut nth, mut failed) = (0, true);
+    while failed {
+        let file = create();
+        let faulty = Arc::new(FaultDisk::new(file.clone()));
+        let image = open(faulty.clone());
+        for at in (0..LARGE).step_by(4 << 20) {
+            image.write_at(&[1; 512], at).unwrap();
+        }
+        faulty.set_fault(faulty.changes() + nth, Fault::Fail);
+        failed = image.flush().is_err();
+        // After a failed flush of the file nothing may be written any more.
+        let stored = image.flush().is_ok();
+        let again = open(file.clone());
+        match again.bitmaps().unwrap().dirty("b") {
+            Ok(runs) => assert_eq!(runs.len(), 5, "change {nth}: {runs:?}"),
+            Err(error) => assert!(!stored, "change {nth}: {error}"),
+        }
+        nth += 1;
+    }
+    assert!(nth > 10, "{nth}");
+}

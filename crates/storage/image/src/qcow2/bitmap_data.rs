@@ -256,13 +256,13 @@ impl Qcow2 {
     fn store_entries(&self, writer: &mut Writer, tracked: &mut [Tracked]) -> Result<()> {
         let mut written = false;
         for one in &mut *tracked {
-            for index in std::mem::take(&mut one.dirty) {
+            // None is forgotten before all are written: a later flush must know of those that are not.
+            for &index in &one.dirty {
                 let at = one.table_offset + index as u64 * 8;
-                self.file.write_at(&one.bits.table[index].to_be_bytes(), at).inspect_err(|_| {
-                    one.dirty.insert(index);
-                })?;
+                self.file.write_at(&one.bits.table[index].to_be_bytes(), at)?;
                 written = true;
             }
+            one.dirty.clear();
         }
         if written {
             self.barrier(writer)?;

@@ -4,7 +4,8 @@
 //! walk all tables ─ compare counts ─ [repair counts] ─ compare flags ─ [repair flags] ─ [clear the bits]
 //! ```
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use vmwright_disk::Disk;
 
@@ -124,15 +125,22 @@ impl Qcow2 {
         if self.opened_read_only() {
             return Err(Reason::ReadOnly { what: "the image" }.into());
         }
+        let _none_unlinked = self.unlinked.write().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.write_state();
-        if state.writer.ready {
+        let ready = state.writer.ready;
+        if ready {
             self.write_back(&mut state)?;
             self.store_tracked(&mut state)?;
             self.barrier(&mut state.writer)?;
         }
-        let report = check(&self.file, repair)?;
-        self.reload(&mut state)?;
-        Ok(report)
+        let report = check(&self.file, repair);
+        // Whoever waits for the state is past the preparations: they are made again for them.
+        let reloaded = self.reload(&mut state);
+        if ready && (reloaded.is_err() || self.make_ready(&mut state).is_err()) {
+            self.damaged.store(true, Ordering::Release);
+            state.writer.broken = true;
+        }
+        reloaded.and(report)
     }
 
     /// Forgets what is known of the tables, which have changed in the file.

@@ -5,7 +5,13 @@ use crate::{Layout, Qcow2Options};
 
 fn case(cluster_size: u32, refcount_bits: u32) -> Case {
     let qcow2 = Qcow2Options { cluster_size, refcount_bits, ..Qcow2Options::default() };
-    Case { layout: Layout::Qcow2(qcow2), size: SIZE, steps: STEPS.to_vec(), qemu_check: Some("qcow2") }
+    Case {
+        layout: Layout::Qcow2(qcow2),
+        size: SIZE,
+        steps: STEPS.to_vec(),
+        qemu_check: Some("qcow2"),
+        tears_sectors: false,
+    }
 }
 
 #[test]
@@ -41,7 +47,7 @@ fn extended() -> Case {
         Step::Write { offset: 40_000, len: 100, byte: 7 },
     ];
     let layout = Layout::Qcow2(Qcow2Options { cluster_size: 16 << 10, ..qcow2 });
-    Case { layout, size: 100_352, steps: steps.to_vec(), qemu_check: Some("qcow2") }
+    Case { layout, size: 100_352, steps: steps.to_vec(), qemu_check: Some("qcow2"), tears_sectors: false }
 }
 
 #[test]

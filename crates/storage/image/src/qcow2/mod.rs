@@ -43,6 +43,8 @@ mod zero;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod race_tests;
+#[cfg(test)]
 mod resize_crash_tests;
 #[cfg(test)]
 mod snapshot_crash_tests;
@@ -94,6 +96,9 @@ pub(crate) struct Qcow2 {
     data_changed: AtomicBool,
     /// Held while the size of the disk changes.
     resizing: Mutex<()>,
+    /// Read-locked while clusters are allocated that no table names yet, which a repair would take for leaked. Taken
+    /// before the state.
+    unlinked: RwLock<()>,
     /// Whether damage was met while writing, so that nothing more is written.
     damaged: AtomicBool,
     read_only: Option<ReadOnly>,

@@ -81,6 +81,7 @@ impl Qcow2 {
             crypt,
             data_changed: AtomicBool::new(false),
             resizing: Mutex::default(),
+            unlinked: RwLock::default(),
             damaged: AtomicBool::new(false),
             read_only,
         })

@@ -23,18 +23,23 @@ impl Qcow2 {
         if state.writer.ready {
             return Ok(());
         }
+        self.make_ready(&mut state)
+    }
+
+    /// Reads what writing needs to know and marks the image as changed.
+    pub(super) fn make_ready(&self, state: &mut State) -> Result<()> {
         let data_len = self.data_file()?.len();
         if state.header.has(INCOMPATIBLE_DIRTY) {
-            self.repair_dirty(&mut state)?;
+            self.repair_dirty(state)?;
         }
         // What is damaged or missing must be found before anything is changed.
-        self.load_writer(&mut state)?;
+        self.load_writer(state)?;
         self.align_file()?;
         if data_len < self.size() {
             self.extend_data_file(self.size())?;
         }
         state.writer.used_end = self.file.len();
-        self.claim_features(&mut state)?;
+        self.claim_features(state)?;
         state.writer.ready = true;
         Ok(())
     }

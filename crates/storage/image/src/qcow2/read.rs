@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vmwright_disk::{Disk, Extent, ExtentKind};
+use vmwright_disk::{Disk, Extent, ExtentKind, check_range};
 
 use super::compress;
 use super::map::{Packed, RunKind};
@@ -78,6 +78,8 @@ impl Qcow2 {
 
     /// Where the bytes from `offset` on are, seen through the whole chain.
     pub(super) fn extent(&self, state: &State, offset: u64) -> Result<Extent> {
+        // The disk may just have become smaller.
+        check_range(offset, 1, self.size())?;
         let rest = self.size() - offset;
         let mut run = self.run_at(state, offset, rest)?;
         // Slices are an affair of the cache: go on for as long as the answer stays the same.

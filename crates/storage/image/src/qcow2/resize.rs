@@ -136,11 +136,14 @@ impl Qcow2 {
             return self.sync();
         }
         self.drop_from(0)?;
+        // What is dropped must be so durably before its bytes go: else a crash shows holes in their place.
+        self.sync()?;
         if self.has_data_file() {
             let file = self.data_file()?;
+            self.data_changed.store(true, Ordering::Release);
             file.discard(0, file.len())?;
+            self.sync()?;
         }
-        self.sync()?;
         self.cut_file(&mut self.write_state())
     }
 

@@ -15,7 +15,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use vmwright_disk::Disk;
 use zerocopy::IntoBytes;
 
-use super::layout::{AT_SIZE, AT_SNAPSHOTS, COPIED, INCOMPATIBLE_DATA_FILE, MAX_L1_BYTES, RawSnapshot};
+use super::layout::{
+    AT_SIZE, AT_SNAPSHOTS, COPIED, INCOMPATIBLE_DATA_FILE, INCOMPATIBLE_DIRTY, MAX_L1_BYTES, RawSnapshot,
+};
 use super::state::{State, read_table};
 use super::tables::{self, Snapshot};
 use super::{Qcow2, counts::Counts};
@@ -91,9 +93,11 @@ impl Qcow2 {
     /// Ends a change of tables. After a failure in its midst, what is known in memory may not be what is in the file,
     /// so that nothing more is written.
     pub(super) fn settle<T>(&self, state: &mut State, result: Result<T>) -> Result<T> {
-        let dirty = super::open::read_header(&*self.file).is_ok_and(|header| header.incompatible & 1 != 0);
-        if result.is_err() && (dirty || !self.is_settled(state)) {
-            state.writer.broken = true;
+        if result.is_err() {
+            // What cannot be read may be anything.
+            let header = super::open::read_header(&*self.file);
+            let dirty = header.map_or(true, |header| header.has(INCOMPATIBLE_DIRTY));
+            state.writer.broken |= dirty || !self.is_settled(state);
         }
         result
     }

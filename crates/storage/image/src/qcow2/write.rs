@@ -7,6 +7,9 @@
 //! ```
 
 use std::ops::Range;
+use std::sync::PoisonError;
+
+use vmwright_disk::check_range;
 
 use super::Qcow2;
 use super::alloc::Clusters;
@@ -69,23 +72,43 @@ impl Qcow2 {
     fn write_whole(&self, data: &[u8], offset: u64) -> Result<usize> {
         let cluster_size = self.header.cluster_size();
         let wanted = (data.len() as u64).div_ceil(cluster_size);
-        let clusters = {
-            let mut state = self.write_state();
-            self.relieve(&mut state)?;
-            self.allocate_data(&mut state.writer, offset, wanted)?
-        };
+        let _unlinked = self.unlinked.read().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.write_state();
+        self.relieve(&mut state)?;
+        let clusters = self.allocate_data(&mut state.writer, offset, wanted)?;
+        if self.has_data_file() {
+            // Its clusters have one place each, which a smaller write may be about to fill, too.
+            self.write_padded(data, offset, clusters)?;
+            self.link_data(&mut state, offset, clusters)?;
+            return Ok(data.len());
+        }
+        drop(state);
         // Nobody else knows of these clusters, so they are written without keeping others waiting.
         let len = (data.len() as u64).min(clusters.count * cluster_size) as usize;
         let written = self.write_padded(&data[..len], offset, clusters);
         let mut state = self.write_state();
+        // The size may be another by now. Where the disk ended, more may have been written behind.
+        let end = offset + len as u64;
+        let fits = end == self.size() || end < self.size() && end.is_multiple_of(cluster_size);
+        let written = written.and_then(|()| self.check_reaches(end));
         match written {
-            Ok(()) => self.link_data(&mut state, offset, clusters)?,
+            Ok(()) if fits => self.link_data(&mut state, offset, clusters)?,
+            Ok(()) => {
+                self.release_new(&mut state, clusters)?;
+                return Ok(0);
+            }
             Err(error) => {
                 self.release_new(&mut state, clusters)?;
                 return Err(error);
             }
         }
         Ok(len)
+    }
+
+    /// Refuses a change past the end of a disk that has become smaller since the change began.
+    fn check_reaches(&self, end: u64) -> Result<()> {
+        let start = self.size().min(end);
+        Ok(check_range(start, end - start, self.size())?)
     }
 
     /// Gives clusters back that were allocated and then not used.
@@ -312,6 +335,9 @@ impl Qcow2 {
     /// The L2 table that maps `offset`, made if there is none and copied if snapshots share it.
     fn own_l2_table(&self, state: &mut State, offset: u64) -> Result<u64> {
         let index = self.l1_index(offset);
+        if index >= state.l1.len() {
+            self.check_reaches(offset + 1)?;
+        }
         let old = self.l2_table(state, offset)?;
         if let Some(table) = old
             && state.l1[index] & COPIED != 0

@@ -6,7 +6,7 @@ use crate::crash::{Case, SIZE, STEPS, is_torture};
 
 fn case(block_size: u32) -> Case {
     let layout = Layout::Vhd(VhdOptions { block_size, ..VhdOptions::default() });
-    Case { layout, size: SIZE, steps: STEPS.to_vec(), qemu_check: None }
+    Case { layout, size: SIZE, steps: STEPS.to_vec(), qemu_check: None, tears_sectors: true }
 }
 
 #[test]

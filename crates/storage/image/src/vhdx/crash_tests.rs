@@ -22,7 +22,13 @@ const STEPS: [Step; 9] = [
 
 fn case(subformat: VhdxSubformat, steps: &[Step]) -> Case {
     let vhdx = VhdxOptions { subformat, block_size: 1 << 20, ..VhdxOptions::default() };
-    Case { layout: Layout::Vhdx(vhdx), size: MIB + 8192, steps: steps.to_vec(), qemu_check: None }
+    Case {
+        layout: Layout::Vhdx(vhdx),
+        size: MIB + 8192,
+        steps: steps.to_vec(),
+        qemu_check: None,
+        tears_sectors: true,
+    }
 }
 
 #[test]

@@ -30,6 +30,7 @@ fn case(zeroed_grain: bool) -> Case {
         size: DISK,
         steps: all,
         qemu_check: Some("vmdk"),
+        tears_sectors: true,
     }
 }
 
