@@ -49,12 +49,6 @@ pub(crate) trait Driver: Disk {
         Err(crate::Error::unsupported("changing the backing file in this format"))
     }
 
-    /// Notes what identifies the content of the parent now, which changed with what the image shows; durable at the
-    /// next flush.
-    fn note_parent(&self, _id: ContentId) -> Result<()> {
-        Err(crate::Error::unsupported("noting that the parent changed in this format"))
-    }
-
     /// Drops everything that the image holds, so that it shows its backing file.
     fn make_empty(&self) -> Result<()> {
         Err(crate::Error::unsupported("emptying an image of this format"))

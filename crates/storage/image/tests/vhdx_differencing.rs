@@ -272,3 +272,55 @@ fn a_child_that_is_committed_is_empty_and_its_parent_has_all() {
     let bytes = std::fs::read(&child).unwrap();
     assert!(read_disk(&bytes, Some(&model)) == model);
 }
+
+#[test]
+fn a_child_that_keeps_what_it_has_knows_its_changed_parent_again() {
+    let folder = Folder::new();
+    let mut model = family(&folder, layout(), 3 * MIB);
+    let child = folder.path("child.vhdx");
+    let image = open(&child, false);
+    image.write_at(&[7; 5000], MIB as u64 - 300).unwrap();
+    model[MIB - 300..][..5000].fill(7);
+    image.flush().unwrap();
+    drop(image);
+    let gate = chain::AllowAll::default();
+    let options = chain::CommitOptions { keep: true, ..chain::CommitOptions::default() };
+    let done = chain::commit(&child, VHDX, &gate, &options, &|_, _| {}).unwrap();
+    assert!(!done.emptied);
+    assert!(content(&support::open_alone(&folder.path("parent.vhdx"))) == model);
+    assert!(content(&open(&child, true)) == model);
+    assert_eq!(open(&child, true).extent_at(MIB as u64).unwrap().depth, 0);
+
+    // Past an image that would not know the changed one again.
+    let top = folder.path("top.vhdx");
+    chain::create_overlay_as(&top, Path::new("child.vhdx"), Format::Vhdx, layout(), None, false).unwrap();
+    let options = chain::CommitOptions { base: Some(folder.path("parent.vhdx")), ..options };
+    let error = chain::commit(&top, VHDX, &gate, &options, &|_, _| {}).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(content(&open(&top, true)) == model);
+}
+
+#[test]
+fn a_child_is_not_committed_into_what_is_not_its_parent_any_more() {
+    let folder = Folder::new();
+    family(&folder, layout(), 2 * MIB);
+    let (parent, child) = (folder.path("parent.vhdx"), folder.path("child.vhdx"));
+    let image = open(&child, false);
+    image.write_at(&[7; 5000], 1000).unwrap();
+    image.flush().unwrap();
+    drop(image);
+    let image = open(&parent, false);
+    image.write_at(&[9; 512], 0).unwrap();
+    image.flush().unwrap();
+    drop(image);
+    let before = std::fs::read(&parent).unwrap();
+    let gate = chain::AllowAll::default();
+    let mut options = chain::CommitOptions::default();
+    let error = chain::commit(&child, VHDX, &gate, &options, &|_, _| {}).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(std::fs::read(&parent).unwrap() == before);
+    options.lenient = true;
+    chain::commit(&child, VHDX, &gate, &options, &|_, _| {}).unwrap();
+    assert!(std::fs::read(&parent).unwrap() != before);
+    open(&child, true);
+}

@@ -7,10 +7,10 @@ use vmwright_disk::{
     TransactionOptions, WriteMode, check_range,
 };
 
-use super::{ChainOptions, Gate, open_in, stack, walk};
+use super::{ChainOptions, Gate, Link, open_in, stack, walk};
 use crate::copy::Progress;
 use crate::error::Reason;
-use crate::{Error, FormatChoice, Image, Result};
+use crate::{Error, Format, FormatChoice, Image, Result, driver};
 
 /// Bytes are moved in pieces of so many.
 const PIECE: u64 = 2 << 20;
@@ -66,10 +66,12 @@ pub fn commit(
         return Err(Error::invalid("a commit", "the image has no backing file"));
     };
     let keep = options.keep || index > 1;
-    let by_identity = base.format == crate::Format::Vmdk;
+    // A change gives such a base another identity, which the image over it must note.
+    let above = chain.get(index - 1).map(|link| link.format);
+    let by_identity = matches!(base.format, Format::Vmdk | Format::Vhdx) && above == Some(base.format);
     if by_identity && index > 1 {
         return Err(Error::unsupported(
-            "committing past a VMDK, which would not know its changed parent again,",
+            "committing past a VMDK or VHDX image, which would not know its changed parent again,",
         ));
     }
 
@@ -84,24 +86,27 @@ pub fn commit(
     let links = walk(&transaction, path, choice, gate, access, |link| {
         chain.get(index - 1).is_some_and(|last| last.id == link.id)
     })?;
+    if !options.lenient
+        && let Some(above) = links.last()
+    {
+        refuse_another_parent(above, &target, &base.path)?;
+    }
     let overlay = stack(links, Some(Arc::new(Nothing(target.len()))), &how)?;
 
     // The change gives some parents a new identity, which the overlay must know at once.
-    if let Some(id) = target.driver().announce_change()? {
-        overlay.driver().set_parent_id(id)?;
+    if by_identity {
+        if let Some(id) = target.driver().content_id()? {
+            // Whether that can be noted is known before anything has changed.
+            overlay.driver().set_parent_id(id)?;
+        }
+        if let Some(id) = target.driver().announce_change()? {
+            overlay.driver().set_parent_id(id)?;
+        }
     }
     let bytes = copy_allocated(&overlay, &target, progress)?;
     target.flush()?;
     let mut emptied = false;
     if !keep {
-        if let Some(id) = target.driver().content_id()? {
-            // Writing to the parent made it another by its identity.
-            match overlay.driver().note_parent(id) {
-                Ok(()) => overlay.flush()?,
-                Err(error) if error.kind() == ErrorKind::Unsupported => {}
-                Err(error) => return Err(error),
-            }
-        }
         match overlay.driver().make_empty() {
             Ok(()) => {
                 overlay.flush()?;
@@ -113,6 +118,18 @@ pub fn commit(
         }
     }
     Ok(Committed { base: base.path.clone(), bytes, emptied })
+}
+
+/// Refuses a base that the image over it would not know again as its parent: the content does not belong there.
+fn refuse_another_parent(above: &Link, base: &Image, path: &Path) -> Result<()> {
+    let expects = driver::links(&*above.file, above.format)?.parent.and_then(|parent| parent.expects);
+    let found = base.driver().content_id()?;
+    match expects {
+        Some(expects) if !found.is_some_and(|found| expects.accepts(&found)) => {
+            Err(Reason::WrongParent { name: path.display().to_string() }.into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes what `overlay` holds itself to `target`; answers how many bytes were not zeros.

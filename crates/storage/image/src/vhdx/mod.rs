@@ -189,10 +189,18 @@ impl Driver for Vhdx {
         Layout::Vhdx(create::options_of(&self.read_state()))
     }
 
-    fn note_parent(&self, id: ContentId) -> Result<()> {
+    fn announce_change(&self) -> Result<Option<ContentId>> {
+        self.prepare()?;
+        self.content_id()
+    }
+
+    fn set_parent_id(&self, id: ContentId) -> Result<()> {
         match id {
-            ContentId::Vhdx(guid) => self.relink(guid),
-            _ => Err(crate::Error::unsupported("a parent of another format than VHDX")),
+            ContentId::Vhdx(guid) => {
+                self.relink(guid)?;
+                self.sync()
+            }
+            _ => Ok(()),
         }
     }
 
