@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use vmwright_disk::Disk;
 use vmwright_image::chain::{backing_name, list};
 use vmwright_image::copy::{Base, ConvertOptions, SourceIdentity, convert};
-use vmwright_image::{BackingFile, Format, Image, ParentId};
+use vmwright_image::{BackingFile, Format, FormatChoice, Image, ParentId};
 
 use super::bar::Bar;
 use super::source::Reading;
@@ -164,19 +164,31 @@ impl How {
 }
 
 fn open_base(args: &Args, base: &Path) -> anyhow::Result<Base> {
-    let path = args.target.parent().unwrap_or(Path::new("")).join(base);
-    let image = args.reading.open_as(&path, Some(choice(args.base_format)))?;
+    let image = args.reading.open_as(&beside_target(args, base), Some(choice(args.base_format)))?;
     let format = Some(image.format().qemu_name().to_owned());
     let parent = ParentId::of(&image)?;
     Ok(Base { name: BackingFile { name: backing_name(base)?, format }, disk: Arc::new(image), parent })
 }
 
-/// Which files the source is kept in, its whole chain.
+/// What is copied: the files of the whole chain, how they are read, which snapshot, and the same of the base.
 fn identity(args: &Args) -> anyhow::Result<SourceIdentity> {
-    let opening = args.reading.opening();
-    let gate = opening.gate(&args.source)?;
-    let links = list(&args.reading.transaction(), &args.source, opening.choice(), &gate)?;
+    let choice_of_source = args.reading.opening().choice();
+    let how = format!("{choice_of_source:?} {:?}", args.snapshot);
+    let identity = identity_of(args, &args.source, choice_of_source)?.with(how.as_bytes());
+    let Some(base) = &args.base else { return Ok(identity) };
+    let base = identity_of(args, &beside_target(args, base), choice(args.base_format))?;
+    Ok(identity.with(&base.to_bytes()))
+}
+
+fn identity_of(args: &Args, path: &Path, choice: FormatChoice) -> anyhow::Result<SourceIdentity> {
+    let gate = args.reading.opening().gate(path)?;
+    let links = list(&args.reading.transaction(), path, choice, &gate)?;
     Ok(SourceIdentity::of_files(
         links.iter().flat_map(|link| std::iter::once(&link.path).chain(&link.parts)),
     )?)
+}
+
+/// Where a base lies that the target is to name.
+fn beside_target(args: &Args, base: &Path) -> PathBuf {
+    args.target.parent().unwrap_or(Path::new("")).join(base)
 }

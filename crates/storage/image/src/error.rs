@@ -21,8 +21,6 @@ pub(crate) enum Reason {
     Compressed { what: &'static str, at: u64, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("cancelled")]
     Cancelled,
-    #[error("{name:?} was changed by something else meanwhile, and was left as it is")]
-    Changed { name: String },
     #[error("the new image does not hold what was read: a re-read at the end differs")]
     NotVerified,
     #[error("cannot go on with the unfinished copy: {why}; remove {path:?} and its record to begin anew")]
@@ -126,7 +124,6 @@ impl Error {
             }
             Reason::Exists { .. } => ErrorKind::Exists,
             Reason::ReadOnly { .. } | Reason::MarkedCorrupt => ErrorKind::ReadOnly,
-            Reason::Changed { .. } => ErrorKind::InUse,
             Reason::Full | Reason::DeviceFull { .. } => ErrorKind::NoSpace,
             Reason::FlushFailed | Reason::Compressor { .. } | Reason::Cancelled | Reason::NotVerified => {
                 ErrorKind::Io

@@ -212,7 +212,8 @@ fn a_conversion_goes_on_where_it_was_cancelled() {
             ..options.clone()
         };
         let level = ConvertOptions { level: Some(1), ..options.clone() };
-        for wrong in [other, level] {
+        let snapshot = ConvertOptions { resume: Some(identity.with(b"another snapshot")), ..options.clone() };
+        for wrong in [other, level, snapshot] {
             let error =
                 copy::convert(&MemDisk::from_bytes(bytes.clone()), &path, &wrong, &quiet).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
@@ -233,6 +234,20 @@ fn a_conversion_goes_on_where_it_was_cancelled() {
         assert!(qemu_content(&path) == bytes);
         std::fs::remove_file(&path).unwrap();
     }
+}
+
+#[test]
+fn what_is_written_in_one_go_is_not_gone_on_with() {
+    let folder = Folder::new();
+    let raw = folder.path("raw");
+    std::fs::write(&raw, sample(1_000_000)).unwrap();
+    let mut layout = Layout::new(Format::Vmdk);
+    layout.set("subformat", "streamOptimized").unwrap();
+    let resume = Some(SourceIdentity::of_files([&raw]).unwrap());
+    let options = ConvertOptions { layout, resume, ..ConvertOptions::new(Format::Vmdk) };
+    let error = copy::convert(&open(&raw, true), &folder.path("image"), &options, &quiet).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert_eq!(names(&folder.path("")), ["raw"]);
 }
 
 #[test]
@@ -382,4 +397,33 @@ fn the_host_copies_what_nobody_looks_at() {
         copy::convert(&open(source, true), &path, &options, &quiet).unwrap();
         assert!(std::fs::read(&path).unwrap() == bytes);
     }
+}
+
+#[test]
+fn nobody_changes_an_image_while_it_is_compacted() {
+    let folder = Folder::new();
+    let path = folder.path("image");
+    let bytes = sample(3_000_000);
+    copy::convert(&MemDisk::from_bytes(bytes.clone()), &path, &ConvertOptions::new(Format::Qcow2), &quiet)
+        .unwrap();
+    let tried = AtomicBool::new(false);
+    let change = |_: u64, _: u64| {
+        let error = vmwright_disk::HostFile::open(&path, false).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InUse);
+        tried.store(true, Ordering::Relaxed);
+    };
+    let gate = vmwright_image::chain::DenyAll;
+    let how = copy::CompactOptions { compress: true, ..copy::CompactOptions::default() };
+    // Before the old image is first looked at, too: by who looks for free space.
+    let find = |_: &Arc<dyn Disk>| -> vmwright_disk::Result<Box<dyn vmwright_disk::FreeMap>> {
+        change(0, 0);
+        Err(vmwright_disk::Error::read_only("this one"))
+    };
+    let choice = FormatChoice::Exact(Format::Qcow2);
+    assert!(copy::compact(&path, choice, &gate, Some(&find), &how, &change).is_err());
+    assert!(tried.swap(false, Ordering::Relaxed));
+    copy::compact(&path, choice, &gate, None, &how, &change).unwrap();
+    assert!(tried.into_inner());
+    assert!(content(&open(&path, true))[..bytes.len()] == bytes);
+    assert_eq!(names(&folder.path("")), ["image"]);
 }

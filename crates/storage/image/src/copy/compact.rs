@@ -6,11 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::Serialize;
 use vmwright_crypt::Passphrase;
 use vmwright_disk::{
-    Access, Disk, Extent, ExtentKind, FileStamp, FreeMap, HostFile, Sharing, Transaction, TransactionOptions,
-    WriteMode,
+    Access, Disk, Extent, ExtentKind, FreeMap, HostFile, Transaction, TransactionOptions, WriteMode,
 };
 
-use super::convert::convert_checked;
+use super::convert::convert_in;
 use super::{Base, ConvertOptions, Progress};
 use crate::chain::{self, ChainOptions, Gate};
 use crate::error::Reason;
@@ -68,22 +67,17 @@ pub fn compact(
     options: &CompactOptions,
     progress: Progress<'_>,
 ) -> Result<Compacted> {
-    let ordered = || TransactionOptions::default().mode(WriteMode::Ordered);
-    // A change that was interrupted is completed first, and whoever has the image open for writing is found.
-    drop(Transaction::begin(ordered()).open(path, Access::Write)?);
-    let stamp = FileStamp::of(path)?;
-    // The new image takes the lock of the old one; until then nobody else may have changed it. What lies beneath is
-    // locked all the time.
-    let unlocked = Transaction::begin(ordered().sharing(Sharing::Forced));
-    let locked = Transaction::begin(ordered());
+    let transaction = Transaction::begin(TransactionOptions::default().mode(WriteMode::Ordered));
+    // Nobody else has the image until the new one takes its place; a change that was interrupted is completed first.
+    transaction.open(path, Access::Write)?;
     let how = ChainOptions {
         secret: options.secret.clone(),
         lenient: options.lenient,
         ..ChainOptions::read_only()
     };
-    let base = base(&unlocked, &locked, path, choice, gate, &how)?;
-    let image = Arc::new(chain::open_in(&unlocked, path, choice, gate, how)?);
-    refuse_what_would_be_lost(&unlocked, path, &image)?;
+    let base = base(&transaction, path, choice, gate, &how)?;
+    let image = Arc::new(chain::open_in(&transaction, path, choice, gate, how)?);
+    refuse_what_would_be_lost(&transaction, path, &image)?;
     let base = image.backing_file().zip(base).map(|(name, (disk, parent))| Base { name, disk, parent });
     let disk: Arc<dyn Disk> = image.clone();
     let map = find_free.map(|find| find(&disk)).transpose()?;
@@ -97,11 +91,7 @@ pub fn compact(
         ..ConvertOptions::new(image.format())
     };
     let bytes_before = image.info()?.actual_size;
-    let unchanged = || match FileStamp::of(path)? == stamp {
-        true => Ok(()),
-        false => Err(Reason::Changed { name: path.display().to_string() }.into()),
-    };
-    convert_checked(&source, path, &wanted, &unchanged, progress)?;
+    convert_in(Some(&transaction), &source, path, &wanted, progress)?;
     let bytes_after = crate::allocated(&HostFile::open_forced(path)?)?;
     Ok(Compacted { bytes_before, bytes_after, bytes_free: source.free_bytes() })
 }
@@ -142,16 +132,16 @@ type Beneath = (Arc<dyn Disk>, Option<ParentId>);
 
 /// What lies beneath the image, open by itself.
 fn base(
-    unlocked: &Transaction,
-    locked: &Transaction,
+    transaction: &Transaction,
     path: &Path,
     choice: FormatChoice,
     gate: &dyn Gate,
     how: &ChainOptions,
 ) -> Result<Option<Beneath>> {
-    let links = chain::list(unlocked, path, choice, gate)?;
+    let links = chain::list(transaction, path, choice, gate)?;
     let Some(below) = links.get(1) else { return Ok(None) };
-    let disk = chain::open_in(locked, &below.path, FormatChoice::Exact(below.format), gate, how.clone())?;
+    let disk =
+        chain::open_in(transaction, &below.path, FormatChoice::Exact(below.format), gate, how.clone())?;
     let parent = ParentId::of(&disk)?;
     Ok(Some((Arc::new(disk), parent)))
 }

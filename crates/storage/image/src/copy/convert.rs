@@ -2,7 +2,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use vmwright_disk::{Disk, HostFile};
+use vmwright_disk::{Disk, HostFile, Transaction};
 
 use super::early::{Unnamed, written_early};
 use super::options::{ConvertOptions, Converted};
@@ -24,15 +24,15 @@ pub fn convert(
     options: &ConvertOptions,
     progress: Progress<'_>,
 ) -> Result<Converted> {
-    convert_checked(source, target, options, &|| Ok(()), progress)
+    convert_in(None, source, target, options, progress)
 }
 
-/// Does what [`convert`] does; `check` has its say once nobody else can change a file that is to be replaced.
-pub(super) fn convert_checked(
+/// Does what [`convert`] does; within a transaction, the new image takes the place of one that is open for writing in it.
+pub(super) fn convert_in(
+    transaction: Option<&Transaction>,
     source: &dyn Disk,
     target: &Path,
     options: &ConvertOptions,
-    check: &dyn Fn() -> Result<()>,
     progress: Progress<'_>,
 ) -> Result<Converted> {
     let pace = Pace::new(options.cancel.clone(), options.rate_limit);
@@ -46,11 +46,11 @@ pub(super) fn convert_checked(
         ..CreateOptions::laid_out(options.layout.clone(), source.len())
     };
     let record = options.resume.as_ref().map(|identity| resume::digest(identity, source.len(), options));
-    let (fresh, start) = match record {
-        None => (FreshImage::begin(target, &create, options.force)?, 0),
-        Some(record) => resume::begin(target, &create, options.force, record)?,
+    let (fresh, start) = match (record, transaction) {
+        (None, Some(transaction)) => (FreshImage::replacing(transaction, target, &create)?, 0),
+        (None, None) => (FreshImage::begin(target, &create, options.force)?, 0),
+        (Some(record), _) => resume::begin(target, &create, options.force, record)?,
     };
-    check()?;
     let unnamed = |file| Arc::new(Unnamed::new(file));
     let files: Vec<Arc<Unnamed>> = match record {
         None => std::iter::once(fresh.file()).chain(fresh.parts()).map(unnamed).collect(),
@@ -68,6 +68,10 @@ pub(super) fn convert_checked(
         ..OpenOptions::default()
     };
     let image = Image::open(file.clone(), FormatChoice::Exact(options.layout.format()), how)?;
+    if record.is_some() && image.driver().packs_only() {
+        // It ends with the first flush.
+        return Err(Error::unsupported("going on with a copy to an image that is written in one go"));
+    }
     let progressing = record.map(|record| Progressing::new(&fresh, &image, record, start));
     let checkpoint = |done, last| match &progressing {
         Some(progressing) if last => progressing.end(done),
@@ -179,27 +183,4 @@ pub fn copy_data(
 ) -> Result<()> {
     let pace = Pace::default();
     Transfer { threads: threads.max(1), ..Transfer::new(source, target, compress, &pace)? }.run(progress)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use vmwright_disk::MemDisk;
-
-    #[test]
-    fn what_a_check_refuses_is_not_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("image");
-        std::fs::write(&path, b"precious").unwrap();
-        let options = ConvertOptions { force: true, ..ConvertOptions::new(Format::Raw) };
-        let refuse = || {
-            // The old file is locked by now.
-            assert!(HostFile::open(&path, false).is_err());
-            Err(Error::invalid("the old file", "it has changed"))
-        };
-        let error = convert_checked(&MemDisk::new(4096), &path, &options, &refuse, &|_, _| {}).unwrap_err();
-        assert_eq!(error.kind(), vmwright_disk::ErrorKind::InvalidInput);
-        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-    }
 }

@@ -4,9 +4,9 @@ use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
 use vmwright_crypt::Passphrase;
-use vmwright_disk::{Disk, FileStamp};
+use vmwright_disk::{Disk, FileStamp, HostFile};
 
-use crate::{BackingFile, Format, Layout, ParentId, Result};
+use crate::{BackingFile, Error, Format, Layout, ParentId, Result};
 
 /// What a disk is converted to, and how.
 #[derive(Clone)]
@@ -34,7 +34,7 @@ pub struct ConvertOptions {
     /// How many bytes of the source are copied in a second at most.
     pub rate_limit: Option<u64>,
     /// Keeps what was copied where the copy ends early, and goes on from there the next time if the source is still
-    /// this one.
+    /// this one. A base must be part of it, by [`SourceIdentity::with`].
     pub resume: Option<SourceIdentity>,
     /// Ends the copy with an error that [is cancelled](crate::Error::is_cancelled) once it is set.
     pub cancel: Option<Arc<AtomicBool>>,
@@ -96,13 +96,28 @@ pub struct SourceIdentity(pub(super) blake3::Hash);
 
 impl SourceIdentity {
     /// The identity of a source that is kept in these files, in this order: which files they are, how long, and when
-    /// they last changed.
+    /// they last changed. A block device does not say when that was, and is refused.
     pub fn of_files<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Result<Self> {
         let mut hasher = blake3::Hasher::new();
         for path in paths {
+            if HostFile::open_forced(path.as_ref())?.is_block_device() {
+                return Err(Error::unsupported(
+                    "going on with a copy of a block device, which may have changed unseen,",
+                ));
+            }
             hasher.update(&FileStamp::of(path.as_ref())?.to_bytes());
         }
         Ok(Self(hasher.finalize()))
+    }
+
+    /// The identity of what is one of several things in the same files, such as a snapshot; or that depends on another.
+    pub fn with(&self, detail: &[u8]) -> Self {
+        Self(blake3::Hasher::new().update(self.0.as_bytes()).update(detail).finalize())
+    }
+
+    /// The identity as bytes.
+    pub fn to_bytes(&self) -> [u8; 32] {
+        *self.0.as_bytes()
     }
 }
 
