@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use vmwright_disk::Access;
 use vmwright_image::chain::{ChainLink, list};
-use vmwright_image::{FormatChoice, FormatInfo, ImageInfo, describe};
+use vmwright_image::{
+    FormatChoice, FormatInfo, ImageInfo, LuksInfo, Qcow2Info, VmdkExtentInfo, VmdkInfo, describe,
+};
 
 use super::source::Reading;
 use crate::output::{json, line, properties, size};
@@ -87,20 +89,69 @@ fn print(image: &Path, info: &ImageInfo) -> anyhow::Result<()> {
         ("encrypted", info.encrypted.then(|| "yes".into())),
         ("dirty", info.dirty_flag.then(|| "yes: not closed cleanly".into())),
     ];
-    if let Some(FormatInfo::Qcow2(qcow2)) = &info.format_specific {
-        rows.extend([
-            ("compat", Some(qcow2.compat.into())),
-            ("compression", qcow2.compression_type.map(Into::into)),
-            ("refcount bits", Some(qcow2.refcount_bits.to_string())),
-            ("lazy refcounts", qcow2.lazy_refcounts.filter(|on| *on).map(|_| "yes".into())),
-            ("extended L2", qcow2.extended_l2.filter(|on| *on).map(|_| "yes".into())),
-            ("data file", qcow2.data_file.clone()),
-            ("corrupt", qcow2.corrupt.filter(|on| *on).map(|_| "yes: repair it before writing".into())),
-        ]);
-        let bitmaps: Vec<_> = qcow2.bitmaps.iter().map(|bitmap| bitmap.name.clone()).collect();
-        rows.push(("bitmaps", (!bitmaps.is_empty()).then(|| bitmaps.join(", "))));
+    match &info.format_specific {
+        Some(FormatInfo::Qcow2(qcow2)) => rows.extend(of_qcow2(qcow2)),
+        Some(FormatInfo::Vmdk(vmdk)) => rows.extend(of_vmdk(vmdk)),
+        Some(FormatInfo::Vpc(vhd)) => rows.extend([
+            ("kind", Some(vhd.subformat.into())),
+            ("made by", Some(vhd.creator.clone())),
+            ("size by", Some(vhd.size_by.into())),
+            ("id", Some(vhd.unique_id.clone())),
+            ("footer", vhd.footer_lost.then(|| "damaged: its copy is used".into())),
+        ]),
+        Some(FormatInfo::Vdi(vdi)) => rows.extend([
+            ("kind", Some(vdi.subformat.into())),
+            ("blocks", Some(format!("{} of {} allocated", vdi.blocks_allocated, vdi.blocks))),
+            ("id", Some(vdi.uuid.clone())),
+        ]),
+        _ => {}
+    }
+    if let Some(luks) = info.luks() {
+        rows.extend(of_luks(luks));
     }
     let snapshots: Vec<_> = info.snapshots.iter().map(|one| format!("{} {}", one.id, one.name)).collect();
     rows.push(("snapshots", (!snapshots.is_empty()).then(|| snapshots.join("\n"))));
     properties(&rows)
+}
+
+/// A line of the answer, left out where it has no value.
+type Row = (&'static str, Option<String>);
+
+fn of_qcow2(qcow2: &Qcow2Info) -> Vec<Row> {
+    let bitmaps: Vec<_> = qcow2.bitmaps.iter().map(|bitmap| bitmap.name.clone()).collect();
+    vec![
+        ("compat", Some(qcow2.compat.into())),
+        ("compression", qcow2.compression_type.map(Into::into)),
+        ("refcount bits", Some(qcow2.refcount_bits.to_string())),
+        ("lazy refcounts", qcow2.lazy_refcounts.filter(|on| *on).map(|_| "yes".into())),
+        ("extended L2", qcow2.extended_l2.filter(|on| *on).map(|_| "yes".into())),
+        ("data file", qcow2.data_file.clone()),
+        ("corrupt", qcow2.corrupt.filter(|on| *on).map(|_| "yes: repair it before writing".into())),
+        ("bitmaps", (!bitmaps.is_empty()).then(|| bitmaps.join(", "))),
+    ]
+}
+
+fn of_vmdk(vmdk: &VmdkInfo) -> Vec<Row> {
+    let extent = |one: &VmdkExtentInfo| {
+        let kind = if one.format.is_empty() { String::new() } else { format!(" {}", one.format) };
+        format!("{}{kind} {}", size(one.virtual_size), one.filename).trim_end().to_owned()
+    };
+    let extents: Vec<_> = vmdk.extents.iter().map(extent).collect();
+    vec![
+        ("kind", Some(vmdk.create_type.clone())),
+        ("CID", Some(format!("{:08x}", vmdk.cid))),
+        ("parent CID", (vmdk.parent_cid != u32::MAX).then(|| format!("{:08x}", vmdk.parent_cid))),
+        ("extents", Some(extents.join("\n"))),
+    ]
+}
+
+fn of_luks(luks: &LuksInfo) -> Vec<Row> {
+    let version = luks.luks2.as_ref().map_or(1, |luks2| luks2.version);
+    let used = luks.slots.iter().filter(|slot| slot.active).count();
+    let cipher = format!("{}-{}-{}", luks.cipher_alg, luks.cipher_mode, luks.ivgen_alg);
+    vec![
+        ("LUKS version", Some(version.to_string())),
+        ("cipher", Some(cipher)),
+        ("key slots", Some(format!("{used} in use"))),
+    ]
 }

@@ -14,7 +14,7 @@ use vmwright_image::{LuksInfo, describe, key_area};
 
 use super::source::{Editing, Reading};
 use crate::failure::Failure;
-use crate::output::{Table, json, line};
+use crate::output::{Table, json, line, size};
 use crate::secret;
 
 /// The verbs of `disk key`.
@@ -164,9 +164,12 @@ fn print(info: &LuksInfo, as_json: bool) -> anyhow::Result<()> {
     if as_json {
         return json(&info.slots);
     }
-    let mut table = Table::new(["SLOT", "IN USE"]).right(0);
+    let mut table = Table::new(["SLOT", "IN USE", "STRETCHED BY", "MEMORY"]).right(0).right(3);
     for (index, slot) in info.slots.iter().enumerate() {
-        table.row([index.to_string(), if slot.active { "yes" } else { "no" }.into()]);
+        let number = slot.number.unwrap_or(index as u32);
+        let kdf = if slot.active { slot.kdf.unwrap_or("pbkdf2") } else { "" };
+        let memory = slot.memory.map_or_else(String::new, |kib| size(u64::from(kib) << 10));
+        table.row([number.to_string(), if slot.active { "yes" } else { "no" }.into(), kdf.into(), memory]);
     }
     table.print()
 }

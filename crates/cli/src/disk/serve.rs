@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use vmwright_disk::{Disk, Transaction, WriteMode};
 use vmwright_image::chain::{ChainOptions, open_in};
-use vmwright_image::{BitmapInfo, Image};
+use vmwright_image::{BitmapInfo, Format, Image};
 use vmwright_server::nbd::{
     Config, Event, Export, Lifetime, Listen, MetaContext, Server, StatusRange, Stop, Tls, TlsMode,
 };
@@ -39,7 +39,7 @@ pub(crate) struct Args {
     /// End when the last client has gone
     #[arg(long)]
     once: bool,
-    /// Encrypt TCP connections by TLS, with server-cert.pem and server-key.pem of this folder
+    /// Encrypt all connections by TLS, with server-cert.pem and server-key.pem of this folder
     #[arg(long, value_name = "FOLDER", help_heading = "Security")]
     tls: Option<PathBuf>,
     /// Only let clients in that have a certificate of the folder's ca-cert.pem
@@ -104,6 +104,10 @@ fn open_to_write(args: &Args) -> anyhow::Result<Image> {
 fn config(args: &Args, image: &Arc<Image>) -> anyhow::Result<Config> {
     let mut export = Export::new(&args.name, image.clone() as Arc<dyn Disk>);
     export = export.showing_depth();
+    if matches!(image.format(), Format::Qcow2 | Format::Vhdx | Format::Vdi) {
+        // Zeros are noted, not written.
+        export = export.zeroing_fast();
+    }
     if let Some(unit) = image.cluster_size() {
         export = export.preferring_blocks_of(unit);
     }

@@ -41,7 +41,9 @@ fn specific(file: &dyn Disk, header: &Header) -> Result<Qcow2Info> {
         data_file_raw: header.data_file.as_ref().map(|_| header.autoclear & AUTOCLEAR_RAW_DATA_FILE != 0),
         encrypt: match header.encryption {
             0 => None,
-            ENCRYPTION_LUKS => Some(EncryptInfo::Luks(Box::new(luks::luks1(&crypt::describe(file, header)?)))),
+            ENCRYPTION_LUKS => {
+                Some(EncryptInfo::Luks(Box::new(luks::luks1(&crypt::describe(file, header)?))))
+            }
             _ => Some(EncryptInfo::Aes {}),
         },
         bitmaps: bitmaps.into_iter().map(|bitmap| bitmap.info).collect(),
