@@ -21,6 +21,9 @@ const RAW_BLOCK: u64 = 4096;
 /// How much is packed at a time, unless units are larger.
 const PACKED_CHUNK: u64 = 256 << 10;
 
+/// Threads that do not pack keep no more bytes than this together, unless one alone does.
+const MEMORY: usize = 64 << 20;
+
 /// Notes how far a copy is, given that and whether it ends there.
 pub(super) type Checkpoint<'a> = &'a (dyn Fn(u64, bool) -> Result<()> + Sync);
 
@@ -276,7 +279,9 @@ impl Run<'_> {
             }
             self.finish(chunk)
         };
-        self.chunks.each(self.transfer.threads, || Ok(Worker::default()), work, || self.order.stop())
+        // Each keeps a whole unit, and those of a VHDX may be 256 MiB long.
+        let threads = self.transfer.threads.min((MEMORY / self.unit.max(CHUNK as usize)).max(1));
+        self.chunks.each(threads, || Ok(Worker::default()), work, || self.order.stop())
     }
 
     /// Waits for a turn; an error where another thread has failed, whose error counts.
