@@ -69,13 +69,16 @@ pub(crate) fn steps(script: &[u8], scale: u64) -> Vec<Step> {
 /// A shape of qcow2 as four bytes of a fuzzer spell it.
 pub(crate) fn qcow2(head: &[u8]) -> Shape {
     let byte = |index: usize| head.get(index).copied().unwrap_or(0);
-    let cluster_bits = 9 + u32::from(byte(1) % 5);
     let version_2 = byte(0) & 64 != 0;
+    // Entries with parts need clusters of at least 16 KiB.
+    let extended_l2 = byte(1) % 6 == 5 && !version_2;
+    let cluster_bits = if extended_l2 { 14 } else { 9 + u32::from(byte(1) % 6 % 5) };
     let cluster_size = 1u32 << cluster_bits;
     let options = Qcow2Options {
         cluster_size,
         refcount_bits: if version_2 { 16 } else { 1 << (byte(2) % 7) },
         compat: if version_2 { Compat::V0_10 } else { Compat::V1_1 },
+        extended_l2,
         ..Qcow2Options::default()
     };
     let backing = (u64::from(byte(3) % 50) << cluster_bits) / 512 * 512;
