@@ -28,7 +28,7 @@ fn open_with(path: &Path, secret: Option<Passphrase>, cache_bytes: usize) -> vmw
 fn create_with_qemu(path: &Path, options: &str, size: u64) {
     let size = size.to_string();
     // On a busy machine QEMU cannot measure short times.
-    let made = [50, 400, 2000].into_iter().cycle().take(21).any(|time| {
+    let made = [10, 50, 100, 400, 2000].into_iter().cycle().take(35).any(|time| {
         let options =
             format!("encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time={time},{options}");
         let (object, path) = (["--object", SECRET], path.to_str().unwrap());
