@@ -165,6 +165,7 @@ fn an_image_that_names_itself_is_a_loop() {
 fn zeros_and_parts_without_access_are_what_they_say() {
     let text = b"# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType=\"custom\"\n\
         RW 2 ZERO\nNOACCESS 2 FLAT \"/dev/sda\" 0\nRW 3 ZERO\n";
+    assert!(judge(text.to_vec()).is_none());
     let image = open_bytes(text.to_vec()).unwrap();
     assert_eq!(image.len(), 7 * 512);
     let mut bytes = [7; 1024];

@@ -143,7 +143,7 @@ pub(crate) fn judge(bytes: Vec<u8>) -> Option<Vec<u8>> {
 /// What is written is read back.
 fn write(image: &Image, _content: &mut [u8]) {
     let len = image.len().min(5000);
-    for at in [0, image.len() / 2, image.len() - len] {
+    for at in [0, (image.len() / 2).min(image.len() - len), image.len() - len] {
         let data = vec![0xa5; len as usize];
         let result = image.write_at(&data, at).and_then(|()| image.flush());
         match result {
