@@ -66,7 +66,7 @@ impl FreshFile {
     ///
     /// Where `path` exists, it is replaced if `force` says so: through symbolic links, under its lock, and
     /// keeping its owner, mode, access lists and extended attributes. Without `force` that is an error of kind
-    /// [`ErrorKind::Exists`](crate::ErrorKind::Exists).
+    /// [`ErrorKind::Exists`].
     pub fn create(path: &Path, force: bool) -> Result<Self> {
         let (target, replaced) = resolve(path, force)?;
         Self::begin(target, replaced)
