@@ -69,8 +69,9 @@ pub(crate) trait Driver: Disk {
         Ok(None)
     }
 
-    /// Gives a range that holds nothing so far its place in the file, appended to `places`; who asked then writes all
-    /// of it as the answer says, from any thread. The range is of whole units, or reaches up to the end.
+    /// Gives a range that holds nothing so far its place in the file, appended to `places`; who asked then writes what
+    /// is not zeros of it as the answer says, from any thread. The range is of whole units, or reaches up to the end,
+    /// unless the answer is [`Placing::Parts`].
     ///
     /// Places are asked for in rising order from one thread at a time, so that the same source always makes the same
     /// image. A length of zero asks only how.
@@ -128,8 +129,10 @@ pub(crate) enum Placing {
     InOrder,
     /// To the disk, because the file does not hold its bytes plainly.
     Through,
-    /// To the file of the image, plainly.
+    /// To the file of the image, plainly. New places are zeros, so that zeros need not be written.
     Plain,
+    /// As [`Placing::Plain`], and parts of units can be given their places one after the other.
+    Parts,
 }
 
 /// Where a range of the disk is in the file of the image.

@@ -337,6 +337,24 @@ fn zeros_that_are_stored_stay_stored_if_nobody_looks_for_them() {
 }
 
 #[test]
+fn zeros_inside_of_blocks_take_no_space() {
+    use std::os::unix::fs::MetadataExt;
+    let folder = Folder::new();
+    // Four kilobytes of every 32: no block of any format is without data.
+    let mut bytes = vec![0; 8 << 20];
+    bytes.chunks_mut(32 << 10).for_each(|piece| piece[4096..8192].fill(7));
+    for format in [Format::Raw, Format::Qcow2, Format::Vmdk, Format::Vhd, Format::Vhdx, Format::Vdi] {
+        let path = folder.path(&format!("{format:?}"));
+        let options = ConvertOptions { verify: true, ..ConvertOptions::new(format) };
+        let done = copy::convert(&MemDisk::from_bytes(bytes.clone()), &path, &options, &quiet).unwrap();
+        assert_eq!(done.bytes_written, 1 << 20, "{format:?}");
+        assert!(qemu_content(&path)[..bytes.len()] == bytes, "{format:?}");
+        let stored = std::fs::metadata(&path).unwrap().blocks() * 512;
+        assert!(stored < 5 << 20, "{format:?} takes {stored} bytes");
+    }
+}
+
+#[test]
 fn levels_trade_size_for_time_and_do_not_change_the_content() {
     let folder = Folder::new();
     let source = MemDisk::from_bytes(sample(4_000_000));

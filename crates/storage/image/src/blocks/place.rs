@@ -95,6 +95,6 @@ impl<F: Frame> Blocks<F> {
             places.push(Place { offset: at, host, len });
             done += len;
         }
-        Ok(Placing::Plain)
+        Ok(Placing::Parts)
     }
 }

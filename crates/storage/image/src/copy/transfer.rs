@@ -90,7 +90,15 @@ impl<'a> Transfer<'a> {
 
     /// Copies everything; the caller flushes.
     pub(super) fn run(&self, progress: Progress<'_>) -> Result<()> {
-        let unit = self.packer.map(|packer| packer.unit() as u64).or(self.target.cluster_size());
+        let placing = match (&self.file, self.packer) {
+            (Some(_), None) => self.target.driver().place(0, 0, &mut Vec::new())?,
+            _ => Placing::InOrder,
+        };
+        let unit = match placing {
+            // Units can be very large: what one holds is looked at and written in pieces.
+            Placing::Parts => None,
+            _ => self.packer.map(|packer| packer.unit() as u64).or(self.target.cluster_size()),
+        };
         let granule = unit.unwrap_or(RAW_BLOCK).max(RAW_BLOCK);
         let mut disks = vec![self.source];
         disks.extend(self.base);
@@ -116,7 +124,7 @@ impl<'a> Transfer<'a> {
         }
         let copied = match self.packer {
             Some(packer) => run.packed(packer),
-            None => run.plain(),
+            None => run.plain(placing),
         };
         if let (Err(_), Some(checkpoint)) = (&copied, self.checkpoint) {
             checkpoint(chunks.done_until(), true)?;
@@ -248,16 +256,12 @@ struct Worker {
 }
 
 impl Run<'_> {
-    fn plain(&self) -> Result<()> {
+    fn plain(&self, how: Placing) -> Result<()> {
         let target = self.transfer.target;
         // Where nothing is allocated, nothing depends on the order.
         let any_order = target.cluster_size().is_none();
-        let how = match &self.transfer.file {
-            Some(_) => target.driver().place(0, 0, &mut Vec::new())?,
-            None => Placing::InOrder,
-        };
         let placing = how != Placing::InOrder;
-        let file = self.transfer.file.as_deref().filter(|_| how == Placing::Plain);
+        let file = self.transfer.file.as_deref().filter(|_| matches!(how, Placing::Plain | Placing::Parts));
         let work = |worker: &mut Worker, chunk: Chunk| {
             if self.transfer.copy_by_host(chunk)? {
                 return self.finish(chunk);
@@ -345,13 +349,27 @@ impl Run<'_> {
         for Place { offset, host, len } in places {
             let start = (offset - chunk.start) as usize;
             let data = &bytes[start..start + *len as usize];
-            match file {
-                Some(file) => file.write_at(data, *host)?,
-                None => self.transfer.target.write_at(data, *offset)?,
+            let Some(file) = file else {
+                self.transfer.target.write_at(data, *offset)?;
+                self.wrote(data.len());
+                continue;
+            };
+            for range in self.worth_writing(data) {
+                file.write_at(&data[range.clone()], host + range.start as u64)?;
+                self.wrote(range.len());
             }
-            self.wrote(data.len());
         }
         Ok(())
+    }
+
+    /// What of a new place is not zeros already.
+    fn worth_writing(&self, data: &[u8]) -> Vec<Range<usize>> {
+        if !self.transfer.find_zeros || self.unit as u64 <= RAW_BLOCK {
+            // Wanted as it is, or without zeros already.
+            return vec![0..data.len()];
+        }
+        let kind = |_, data: &[u8]| if is_zero(data) { Kind::Nothing } else { Kind::Data };
+        runs(data, RAW_BLOCK as usize, kind).into_iter().map(|piece| piece.range).collect()
     }
 
     fn packed(&self, packer: &dyn Packer) -> Result<()> {

@@ -71,7 +71,7 @@ impl Driver for Raw {
     fn place(&self, offset: u64, len: u64, places: &mut Vec<Place>) -> crate::Result<Placing> {
         // Every byte has its place from the beginning.
         places.push(Place { offset, host: offset, len });
-        Ok(Placing::Plain)
+        Ok(Placing::Parts)
     }
 }
 

@@ -107,7 +107,7 @@ impl Vhdx {
             places.push(crate::driver::Place { offset: at, host: host + skip, len });
             done += len;
         }
-        Ok(Placing::Plain)
+        Ok(Placing::Parts)
     }
 
     /// Writes a block that was the parent's, all that the disk has of it.
