@@ -366,7 +366,7 @@ impl Run<'_> {
     fn worth_writing(&self, data: &[u8]) -> Vec<Range<usize>> {
         if !self.transfer.find_zeros || self.unit as u64 <= RAW_BLOCK {
             // Wanted as it is, or without zeros already.
-            return vec![0..data.len()];
+            return std::iter::once(0..data.len()).collect();
         }
         let kind = |_, data: &[u8]| if is_zero(data) { Kind::Nothing } else { Kind::Data };
         runs(data, RAW_BLOCK as usize, kind).into_iter().map(|piece| piece.range).collect()
