@@ -220,7 +220,8 @@ impl Cell {
         let path = self.written("image")?;
         self.open(&path, false)?.write_at(&[0; 3 << 20], 4 << 20)?;
         let options = CompactOptions { secret: self.secret(), ..CompactOptions::default() };
-        compact(&path, self.choice(), &GATE, None, &options, &quiet)?;
+        let done = compact(&path, self.choice(), &GATE, None, &options, &quiet)?;
+        assert!(done.bytes_after <= done.bytes_before, "{done:?}");
         self.expect(&path, 1_000_000, 7)?;
         self.expect(&path, 5_000_000, 0)
     }
