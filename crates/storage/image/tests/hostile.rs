@@ -236,3 +236,21 @@ fn bitmaps_cannot_have_one_table_read_many_times() {
     let error = image.check().unwrap_err();
     assert!(error.to_string().contains("tables that all fit into the file"), "{error}");
 }
+
+#[test]
+fn an_image_whose_refcount_table_has_no_clusters_is_repaired_or_refused() {
+    // Version 2, clusters of 4 KiB, 300 KiB, and nothing but the header's beginning.
+    let mut bytes = vec![0; 23_561];
+    bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x02");
+    bytes[20..24].copy_from_slice(&12u32.to_be_bytes());
+    bytes[24..32].copy_from_slice(&307_200u64.to_be_bytes());
+    oracle::judge(bytes);
+}
+
+#[test]
+fn an_image_whose_l1_table_is_said_to_be_the_header_is_repaired_or_refused() {
+    let mut bytes = samples()[0].clone();
+    damage(&mut bytes, &Damage::Header { at: 11, value: 0 });
+    damage(&mut bytes, &Damage::Truncate { len: 485_671_432_898_739_718 });
+    oracle::judge(bytes);
+}

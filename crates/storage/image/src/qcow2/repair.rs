@@ -91,6 +91,9 @@ fn adjust(file: &dyn Disk, inspection: &Inspection, direction: Direction) -> Res
                 wrong.push((cluster, used));
             }
         })?;
+        if !wrong.is_empty() {
+            complete(file, inspection.header.cluster_size())?;
+        }
         for (cluster, count) in wrong.drain(..) {
             if let Some((slice_at, index)) = inspection.place(cluster) {
                 let set = |bytes: &mut [u8]| width.set(bytes, index, count);
@@ -104,6 +107,18 @@ fn adjust(file: &dyn Disk, inspection: &Inspection, direction: Direction) -> Res
     }
     inspection.cache.write_back(file, Table::Refcount)?;
     if changed { Ok(file.flush()?) } else { Ok(()) }
+}
+
+/// Makes the last cluster whole: a table in it that the end of the file cuts short is zeros from there on.
+fn complete(file: &dyn Disk, cluster_size: u64) -> Result<()> {
+    let whole = file.len().checked_next_multiple_of(cluster_size).ok_or(Reason::Full)?;
+    match file.set_len(whole) {
+        Err(error) if error.kind() == ErrorKind::Unsupported && whole > file.len() => {
+            Err(Reason::DeviceFull { end: whole }.into())
+        }
+        Err(error) if error.kind() != ErrorKind::Unsupported => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Sets every flag to what the real counts say.
@@ -124,7 +139,8 @@ fn fix_flags(file: &dyn Disk, inspection: &Inspection) -> Result<()> {
 fn rebuild(file: &dyn Disk, inspection: &mut Inspection) -> Result<()> {
     let (cluster_size, bits) = (inspection.header.cluster_size(), inspection.header.cluster_bits);
     // What is replaced has no references any more.
-    for (at, len) in std::mem::take(&mut inspection.refcount_ranges) {
+    // A table of no clusters takes up nothing.
+    for (at, len) in std::mem::take(&mut inspection.refcount_ranges).into_iter().filter(|range| range.1 > 0) {
         for cluster in at >> bits..=(at + len - 1) >> bits {
             let count = inspection.counts.get(cluster);
             inspection.counts.set(cluster, count.saturating_sub(1));
