@@ -206,7 +206,10 @@ fn sparsifying_in_place_gives_back_what_was_deleted() {
         let before = image.info().unwrap().actual_size;
         let freed = sparsify(&*image, &space(&image), None, &|_, _| {}).unwrap();
         assert!(freed.bytes_treated >= 6 << 20, "{format}: {freed:?}");
-        assert!(image.info().unwrap().actual_size + (3 << 20) <= before, "{format}");
+        let after = image.info().unwrap().actual_size;
+        // Only whole blocks of 2 MiB can be given back, parts of which took no space before.
+        let least = if format == Format::Vhd { 1 << 20 } else { 3 << 20 };
+        assert!(after + least <= before, "{format}: {before} to {after}");
         judge(&folder, &*image);
         drop(image);
         judge(&folder, &*open(&path, format, true));
