@@ -39,6 +39,8 @@ pub(crate) struct Superblock {
     pub(crate) blocks: u64,
     pub(crate) first_data_block: u64,
     pub(crate) blocks_per_group: u32,
+    /// How many blocks one bit of a block bitmap stands for: a power of two, 1 without `bigalloc`.
+    pub(crate) cluster_blocks: u32,
     pub(crate) inodes_per_group: u32,
     pub(crate) inodes: u32,
     pub(crate) groups: u32,
@@ -110,6 +112,7 @@ impl Superblock {
             blocks: join(raw.s_blocks_count_lo.get(), raw.s_blocks_count_hi.get()),
             first_data_block: raw.s_first_data_block.get().into(),
             blocks_per_group: raw.s_blocks_per_group.get(),
+            cluster_blocks: cluster_blocks(&raw, features)?,
             inodes_per_group: raw.s_inodes_per_group.get(),
             inodes: raw.s_inodes_count.get(),
             groups: 0,
@@ -140,8 +143,12 @@ impl Superblock {
         let bits = self.block_size * 8;
         let bigalloc = self.features.has_ro_compat(ro_compat::BIGALLOC);
         let per_group = self.blocks_per_group;
-        if per_group == 0 || (per_group > bits && !bigalloc) || !per_group.is_multiple_of(8) {
+        let clusters = per_group / self.cluster_blocks;
+        if clusters == 0 || clusters > bits || !per_group.is_multiple_of(8 * self.cluster_blocks) {
             return Err(corrupt("the number of blocks per group is impossible"));
+        }
+        if bigalloc && self.raw.s_clusters_per_group != clusters {
+            return Err(corrupt("the numbers of blocks and of clusters per group do not agree"));
         }
         if self.inodes_per_group == 0 || self.inodes_per_group > bits {
             return Err(corrupt("the number of inodes per group is impossible"));
@@ -347,10 +354,23 @@ impl Superblock {
 
     /// How many blocks at a group's beginning hold the superblock and the descriptors, or are kept for more.
     pub(crate) fn head_blocks(&self, group: u32) -> u64 {
-        if !self.has_superblock(group) {
-            return 0;
-        }
-        1 + self.descriptor_blocks() + self.reserved_descriptor_blocks()
+        let superblock = self.has_superblock(group);
+        // In a volume of clusters of small blocks the superblock stands behind the first block of the first group.
+        let before = u64::from(group == 0 && self.first_data_block == 0 && self.block_size == 1024);
+        let meta_bg = self.features.has_incompat(incompat::META_BG);
+        let first = u64::from(self.raw.s_first_meta_bg.get());
+        let per_block = self.block_size / u32::from(self.desc_size);
+        let spread = meta_bg && u64::from(group / per_block) >= first;
+        before
+            + match (spread, superblock) {
+                (true, _) => {
+                    let holds = [0, 1, per_block - 1].contains(&(group % per_block));
+                    u64::from(superblock) + u64::from(holds)
+                }
+                (false, false) => 0,
+                (false, true) if meta_bg => 1 + first,
+                (false, true) => 1 + self.descriptor_blocks() + self.reserved_descriptor_blocks(),
+            }
     }
 
     /// How many blocks all descriptors together fill.
@@ -370,6 +390,19 @@ impl Superblock {
         let start = self.first_data_block + group * u64::from(self.blocks_per_group);
         let skip = u32::try_from(group).is_ok_and(|group| self.has_superblock(group));
         start + u64::from(skip)
+    }
+}
+
+/// How many blocks make a cluster.
+fn cluster_blocks(raw: &RawSuperblock, features: Features) -> Result<u32> {
+    if !features.has_ro_compat(ro_compat::BIGALLOC) {
+        return Ok(1);
+    }
+    let ratio = raw.s_log_cluster_size.get().checked_sub(raw.s_log_block_size.get());
+    // Kernels know clusters of up to 2^30 bytes.
+    match ratio {
+        Some(ratio) if raw.s_log_cluster_size.get() <= 20 => Ok(1 << ratio),
+        _ => Err(corrupt("the cluster size is not between the block size and 1 GiB")),
     }
 }
 
