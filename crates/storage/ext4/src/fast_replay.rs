@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use crate::error::{Error, Place, Result};
 use crate::extents::Extent;
-use crate::features::{incompat, ro_compat};
+use crate::features::ro_compat;
 use crate::inode::{self, Inode, flags};
 use crate::journal::FastCommit;
 use crate::mapping::{Run, RunPlace};
@@ -21,9 +21,8 @@ pub(crate) fn apply(volume: &mut Ext4, changes: &[FastCommit]) -> Result<()> {
     if changes.is_empty() {
         return Ok(());
     }
-    let features = &volume.superblock.features;
-    if features.has_ro_compat(ro_compat::BIGALLOC) || features.has_incompat(incompat::META_BG) {
-        return Err(Error::unsupported("fast commits to a volume with bigalloc or meta_bg"));
+    if volume.superblock.features.has_ro_compat(ro_compat::BIGALLOC) {
+        return Err(Error::unsupported("fast commits to a volume with bigalloc"));
     }
     let mut replay =
         Replay { volume, mapped: HashSet::new(), spare: BTreeSet::new(), touched: BTreeSet::new() };

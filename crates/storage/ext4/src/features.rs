@@ -111,9 +111,8 @@ const READABLE: u32 = incompat::FILETYPE
     | incompat::ENCRYPT
     | incompat::CASEFOLD;
 
-/// Incompatible features whose volumes can be written too. `mmp` needs a live protocol with other hosts,
-/// `meta_bg` moves the descriptors.
-const WRITABLE: u32 = READABLE & !(incompat::META_BG | incompat::MMP);
+/// Incompatible features whose volumes can be written too. `mmp` needs a live protocol with other hosts.
+const WRITABLE: u32 = READABLE & !incompat::MMP;
 
 /// Read-only compatible features whose volumes can be written. Quota files would have to follow each
 /// change, `bigalloc` allocates in clusters.

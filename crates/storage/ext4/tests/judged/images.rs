@@ -47,6 +47,10 @@ pub(crate) const KINDS: &[Kind] = &[
     kind("no_journal", &["-t", "ext4", "-O", "^has_journal"]),
     kind("orphan_file", &["-t", "ext4", "-O", "orphan_file"]),
     kind("fast_commit", &["-t", "ext4", "-O", "fast_commit", "-J", "size=16"]),
+    kind(
+        "fast_commit_meta_bg",
+        &["-t", "ext4", "-O", "fast_commit,meta_bg,^resize_inode", "-J", "size=16", "-g", "8192"],
+    ),
     kind("large_dir", &["-t", "ext4", "-O", "large_dir", "-b", "1024"]),
     kind("ea_inode", &["-t", "ext4", "-O", "ea_inode"]),
     Kind {
@@ -63,7 +67,15 @@ pub(crate) const KINDS: &[Kind] = &[
     },
     read_only("bigalloc", &["-t", "ext4", "-O", "bigalloc", "-N", "4096"]),
     read_only("bigalloc_1k", &["-t", "ext4", "-O", "bigalloc", "-b", "1024", "-N", "4096"]),
-    read_only("meta_bg", &["-t", "ext4", "-O", "meta_bg,^resize_inode", "-g", "2048"]),
+    kind("meta_bg", &["-t", "ext4", "-O", "meta_bg,^resize_inode", "-g", "2048"]),
+    kind(
+        "meta_bg_1k",
+        &["-t", "ext4", "-b", "1024", "-O", "meta_bg,^resize_inode,^flex_bg,^64bit", "-g", "1024"],
+    ),
+    kind(
+        "meta_bg_uninit",
+        &["-t", "ext4", "-O", "meta_bg,^resize_inode,^metadata_csum,uninit_bg", "-g", "512"],
+    ),
 ];
 
 /// Finds a kind by its name.

@@ -89,6 +89,7 @@ fn dirty_journals_are_followed_and_replayed_as_the_kernel_does() {
         ("1k", "commit=300,data=journal"),
         ("plain", "commit=300,nodelalloc"),
         ("inline", "commit=300"),
+        ("meta_bg", "commit=300"),
     ];
     for (kind, options) in cases {
         let dirty = caught(kind, options, busy);
@@ -209,26 +210,28 @@ fn fast_commits_are_followed_and_replayed_as_the_kernel_does() {
     if !can_mount() {
         skip!("mounting is not allowed here");
     }
-    let dirty = caught("fast_commit", "commit=300", quick);
-    let log = ["-R".as_ref(), "logdump -a".as_ref(), dirty.path().as_os_str()];
-    let log = vmwright_judges::run("debugfs", log);
-    assert!(log.contains("tag TAIL"), "the kernel made no fast commits: {log}");
-    let before = std::fs::read(dirty.path()).unwrap();
-    let read = settled(tree::of_ours(&dirty.open()));
-    assert!(std::fs::read(dirty.path()).unwrap() == before, "reading changed the image");
-    let recovered = dirty.copy();
-    let kernel = settled(tree::of_kernel(Mount::new(recovered.path(), "noatime").path()));
-    tree::assert_equal(&read, &kernel, "read");
-    let mut volume = Ext4::open(dirty.disk(false), Options::writable()).unwrap();
-    volume.sync().unwrap();
-    tree::assert_equal(&settled(tree::of_ours(&volume)), &kernel, "opened for writing");
-    drop(volume);
-    dirty.assert_sound("after fast commits");
-    for _ in 0..2 {
-        let mount = Mount::new(dirty.path(), "noatime");
-        tree::assert_equal(&read, &settled(tree::of_kernel(mount.path())), "by the kernel");
+    for kind in ["fast_commit", "fast_commit_meta_bg"] {
+        let dirty = caught(kind, "commit=300", quick);
+        let log = ["-R".as_ref(), "logdump -a".as_ref(), dirty.path().as_os_str()];
+        let log = vmwright_judges::run("debugfs", log);
+        assert!(log.contains("tag TAIL"), "the kernel made no fast commits: {log}");
+        let before = std::fs::read(dirty.path()).unwrap();
+        let read = settled(tree::of_ours(&dirty.open()));
+        assert!(std::fs::read(dirty.path()).unwrap() == before, "reading changed the image");
+        let recovered = dirty.copy();
+        let kernel = settled(tree::of_kernel(Mount::new(recovered.path(), "noatime").path()));
+        tree::assert_equal(&read, &kernel, "read");
+        let mut volume = Ext4::open(dirty.disk(false), Options::writable()).unwrap();
+        volume.sync().unwrap();
+        tree::assert_equal(&settled(tree::of_ours(&volume)), &kernel, "opened for writing");
+        drop(volume);
+        dirty.assert_sound("after fast commits");
+        for _ in 0..2 {
+            let mount = Mount::new(dirty.path(), "noatime");
+            tree::assert_equal(&read, &settled(tree::of_kernel(mount.path())), "by the kernel");
+        }
+        dirty.assert_sound("after the kernel mounted it");
     }
-    dirty.assert_sound("after the kernel mounted it");
 }
 
 /// A tree without what the kernel's own replay of fast commits gets wrong: times of directories become those of
