@@ -127,19 +127,32 @@ fn raw_group(bytes: &[u8]) -> RawGroup {
 }
 
 fn parse(superblock: &Superblock, number: u32, bytes: &[u8]) -> Result<Group> {
-    let raw = raw_group(bytes);
-    if superblock.features.group_csum() {
-        let actual = checksum(superblock, number, bytes);
-        if raw.bg_checksum != actual {
-            let (expected, actual) = (actual.into(), raw.bg_checksum.get().into());
-            return Err(Error::mismatch(Place::Group(number), "the descriptor's checksum", expected, actual));
-        }
+    let (expected, actual) = checksums(superblock, number, bytes);
+    if expected != actual {
+        let (expected, actual) = (expected.into(), actual.into());
+        return Err(Error::mismatch(Place::Group(number), "the descriptor's checksum", expected, actual));
     }
+    let group = decode(superblock, bytes);
+    validate(superblock, number, &group)?;
+    Ok(group)
+}
+
+/// The checksum that a descriptor must have, and the one that it has; the same where there is none.
+pub(crate) fn checksums(superblock: &Superblock, number: u32, bytes: &[u8]) -> (u16, u16) {
+    match superblock.features.group_csum() {
+        true => (checksum(superblock, number, bytes), raw_group(bytes).bg_checksum.get()),
+        false => (0, 0),
+    }
+}
+
+/// Reads a descriptor without believing any of it.
+pub(crate) fn decode(superblock: &Superblock, bytes: &[u8]) -> Group {
+    let raw = raw_group(bytes);
     let join = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
     let join16 = |low: u16, high: u16| u32::from(low) | u32::from(high) << 16;
     // Without a checksum the flags and the unused count have no meaning.
     let trusted = superblock.features.group_csum();
-    let group = Group {
+    Group {
         block_bitmap: join(raw.bg_block_bitmap_lo.get(), raw.bg_block_bitmap_hi.get()),
         inode_bitmap: join(raw.bg_inode_bitmap_lo.get(), raw.bg_inode_bitmap_hi.get()),
         inode_table: join(raw.bg_inode_table_lo.get(), raw.bg_inode_table_hi.get()),
@@ -153,9 +166,7 @@ fn parse(superblock: &Superblock, number: u32, bytes: &[u8]) -> Result<Group> {
         flags: if trusted { raw.bg_flags.get() } else { 0 },
         block_bitmap_csum: join16(raw.bg_block_bitmap_csum_lo.get(), raw.bg_block_bitmap_csum_hi.get()),
         inode_bitmap_csum: join16(raw.bg_inode_bitmap_csum_lo.get(), raw.bg_inode_bitmap_csum_hi.get()),
-    };
-    validate(superblock, number, &group)?;
-    Ok(group)
+    }
 }
 
 /// Checks what later arithmetic relies on.

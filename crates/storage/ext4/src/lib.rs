@@ -48,6 +48,8 @@ mod alloc;
 mod attributes;
 mod bitmap;
 mod block_cache;
+#[allow(dead_code)] // The passes land one by one.
+mod check;
 mod checksum;
 mod dir_block;
 mod directory;
@@ -81,6 +83,7 @@ mod sync;
 mod volume;
 mod xattr;
 
+pub use check::{CheckOptions, Finding, Place, Problem, Report, Stats, check};
 pub use error::{Error, ErrorKind, Result};
 pub use probe::is_ext;
 pub use volume::{Ext4, Options};

@@ -98,6 +98,29 @@ impl Superblock {
         Ok(superblock)
     }
 
+    /// Takes over the geometry of a superblock for a check of the volume: whatever else is wrong with it, its
+    /// checksum included, is for the check to say.
+    pub(crate) fn for_check(bytes: &[u8; 1024]) -> Result<Self> {
+        let raw = RawSuperblock::read_from_bytes(bytes)
+            .map_err(|_| Error::corrupt(Place::Superblock, "it is cut short"))?;
+        if raw.s_magic != SUPERBLOCK_MAGIC {
+            let (expected, actual) = (SUPERBLOCK_MAGIC.into(), raw.s_magic.get().into());
+            return Err(Error::mismatch(Place::Superblock, "the magic number", expected, actual));
+        }
+        let dynamic = raw.s_rev_level.get() >= DYNAMIC_REVISION;
+        let features = Features {
+            compat: if dynamic { raw.s_feature_compat.get() } else { 0 },
+            incompat: if dynamic { raw.s_feature_incompat.get() } else { 0 },
+            ro_compat: if dynamic { raw.s_feature_ro_compat.get() } else { 0 },
+        };
+        Self::geometry(raw, features, dynamic)
+    }
+
+    /// The superblock as it was read.
+    pub(crate) fn raw(&self) -> &RawSuperblock {
+        &self.raw
+    }
+
     /// Derives and checks every size that later arithmetic divides or indexes by.
     fn geometry(raw: RawSuperblock, features: Features, dynamic: bool) -> Result<Self> {
         let log_block_size = raw.s_log_block_size.get();
