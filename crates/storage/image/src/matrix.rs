@@ -141,9 +141,7 @@ pub fn support(format: Format, operation: Operation) -> Support {
             Refused("which sectors hold nothing cannot be told from what is encrypted")
         }
         (Op::Write | Op::Discard | Op::Compact, _) => Done,
-        (Op::Grow | Op::Shrink, Format::Qcow2) => {
-            Partly("not with dirty bitmaps, nor with snapshots in version 2")
-        }
+        (Op::Grow | Op::Shrink, Format::Qcow2) => Partly("not with snapshots in version 2"),
         (Op::Grow | Op::Shrink, Format::Vmdk) => Partly(
             "the last extent, up to 2 GiB where the disk is split; not streamOptimized, vmfsSparse, seSparse",
         ),

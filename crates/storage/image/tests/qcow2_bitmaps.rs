@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 
 use support::{Folder, Numbers, change, check, open, qemu_content, qemu_img, qemu_io};
 use vmwright_disk::{Disk, ErrorKind};
-use vmwright_image::{Image, Repair};
+use vmwright_image::chain::{self, AllowAll, ChainOptions};
+use vmwright_image::{Format, FormatChoice, Image, Repair};
 use vmwright_judges::{need, run};
 
 type Ranges = Vec<(u64, u64)>;
@@ -301,7 +302,7 @@ fn a_bitmap_over_a_large_range_takes_no_space_for_it() {
     assert!(
         vmwright_image::check(
             std::sync::Arc::new(vmwright_disk::HostFile::open(&path, true).unwrap()),
-            vmwright_image::FormatChoice::Probe,
+            FormatChoice::Probe,
             Repair::Nothing
         )
         .unwrap()
@@ -377,4 +378,68 @@ fn a_random_sequence_with_a_bitmap_keeps_data_and_bits() {
     check(&path);
     assert!(qemu_content(&path) == model);
     assert_eq!(qemu_dirty(&path, "b"), marked);
+}
+
+#[test]
+fn bitmaps_follow_a_disk_that_changes_its_size() {
+    need!("qemu-img", "qemu-io", "qemu-nbd", "nbdinfo");
+    let folder = Folder::new();
+    let path = folder.path("image");
+    let (small, large) = (1 << 20, 9 << 20);
+    // A cluster of bits stands for 2 MiB. The names of features leave no room for the bitmaps' extension.
+    let size = small.to_string();
+    run("qemu-img", ["create", "-q", "-f", "qcow2", "-o", "cluster_size=512", path.to_str().unwrap(), &size]);
+    let filler = "x".repeat(90);
+    let image = open(&path, false);
+    for name in ["followed", "still"] {
+        image.bitmaps().unwrap().add(&format!("{name}{filler}"), Some(512)).unwrap();
+    }
+    let (followed, still) = (format!("followed{filler}"), format!("still{filler}"));
+    image.write_at(&[1; 1000], 500_000).unwrap();
+    image.bitmaps().unwrap().disable(&still).unwrap();
+    let mut model = Model::new(large, 512);
+    model.mark(500_000, 1000);
+    image.set_len(large).unwrap();
+    image.write_at(&[2; 3000], 5 << 20).unwrap();
+    model.mark(5 << 20, 3000);
+    assert_eq!(dirty(&image, &followed), model.ranges(large));
+    image.flush().unwrap();
+    drop(image);
+    check(&path);
+    assert_eq!(flags(&path, &followed), ["auto"]);
+    assert_eq!(qemu_dirty(&path, &followed), model.ranges(large));
+    assert_eq!(qemu_dirty(&path, &still).len(), 1);
+    let image = open(&path, false);
+    let less = 6 << 20;
+    image.set_len(less).unwrap();
+    image.write_at(&[3; 512], less - 512).unwrap();
+    model.mark(less - 512, 512);
+    image.flush().unwrap();
+    drop(image);
+    check(&path);
+    assert_eq!(qemu_dirty(&path, &followed), model.ranges(less));
+    run("qemu-img", ["resize", "-q", path.to_str().unwrap(), "12M"]);
+    check(&path);
+    assert_eq!(dirty(&open(&path, true), &followed), model.ranges(less));
+}
+
+#[test]
+fn the_smallest_header_gives_up_the_names_of_features_for_bitmaps() {
+    need!("qemu-img", "qemu-nbd", "nbdinfo");
+    let folder = Folder::new();
+    let (base, path) = (folder.path("base"), folder.path("image"));
+    run("qemu-img", ["create", "-q", "-f", "raw", base.to_str().unwrap(), "1M"]);
+    let options = ["create", "-q", "-f", "qcow2", "-o", "cluster_size=512", "-F", "raw", "-b"];
+    run("qemu-img", options.into_iter().chain([base.to_str().unwrap(), path.to_str().unwrap()]));
+    let image =
+        chain::open(&path, FormatChoice::Exact(Format::Qcow2), &AllowAll::default(), ChainOptions::default());
+    let image = image.unwrap();
+    image.bitmaps().unwrap().add("since", Some(512)).unwrap();
+    image.write_at(&[1; 512], 4096).unwrap();
+    image.flush().unwrap();
+    drop(image);
+    check(&path);
+    assert_eq!(qemu_dirty(&path, "since"), [(4096, 512)]);
+    let info = qemu_img("info --output=json {}", &[&path]);
+    assert!(info.contains(base.to_str().unwrap()), "{info}");
 }

@@ -373,8 +373,10 @@ impl Run<'_> {
     }
 
     fn packed(&self, packer: &dyn Packer) -> Result<()> {
-        let threads = self.transfer.threads as u64;
         let chunk_len = PACKED_CHUNK.max(self.unit as u64);
+        // Each keeps a chunk and what it is packed into.
+        let most = (MEMORY as u64 / 4 / (2 * chunk_len)).max(1);
+        let threads = (self.transfer.threads as u64).min(most);
         // What waits to be stored is kept in memory.
         let window = threads + ((8 << 20) / chunk_len).clamp(1, threads * 2);
         let prepare = || Ok((packer.compressor(self.transfer.level)?, Vec::new()));
@@ -384,7 +386,7 @@ impl Run<'_> {
             let item = self.pack(&mut **compressor, chunk, other)?;
             self.order.submit(chunk.number, item, |item| self.store(packer, item))
         };
-        self.chunks.each(self.transfer.threads, prepare, work, || self.order.stop())
+        self.chunks.each(threads as usize, prepare, work, || self.order.stop())
     }
 
     fn pack(

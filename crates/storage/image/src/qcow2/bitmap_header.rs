@@ -87,6 +87,11 @@ impl Qcow2 {
     ) -> Result<()> {
         let stop = end + HEAD + DATA + HEAD;
         let room = self.header.cluster_size();
+        if stop > room && !state.header.feature_names.is_empty() {
+            // Nobody needs the names of features as much.
+            self.drop_feature_names(state)?;
+            return self.switch_bitmap_extension(state, Some(*directory));
+        }
         if stop > room {
             return Err(Reason::Full.into());
         }

@@ -17,7 +17,7 @@ use crate::{BitmapInfo, Error, Result};
 /// The most bitmaps, as in QEMU.
 const MAX_BITMAPS: usize = 65535;
 /// The most bits of one bitmap, as in QEMU: 512 MiB of them.
-const MAX_BITS: u64 = 0x2000_0000 * 8;
+pub(super) const MAX_BITS: u64 = 0x2000_0000 * 8;
 
 /// A run of the disk by what a bitmap says of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -188,7 +188,7 @@ impl Qcow2 {
     }
 
     /// The entries of the directory as they stand in the file.
-    fn raw_directory(&self, state: &State) -> Result<(Vec<Bitmap>, Vec<u8>)> {
+    pub(super) fn raw_directory(&self, state: &State) -> Result<(Vec<Bitmap>, Vec<u8>)> {
         let bitmaps = tables::bitmaps(&*self.file, &state.header)?;
         let Some(directory) = state.header.bitmaps.filter(|_| !bitmaps.is_empty()) else {
             return Ok((Vec::new(), Vec::new()));
@@ -307,7 +307,7 @@ impl Qcow2 {
     }
 
     /// The clusters of a bitmap, which may be damaged: what makes no sense is not counted.
-    fn bitmap_clusters(&self, state: &State, bitmap: &Bitmap) -> Result<Counts> {
+    pub(super) fn bitmap_clusters(&self, state: &State, bitmap: &Bitmap) -> Result<Counts> {
         let mut counts = Counts::default();
         let (at, len) = (bitmap.table_offset, u64::from(bitmap.table_len) * 8);
         let what = "the table of a bitmap";
@@ -321,7 +321,7 @@ impl Qcow2 {
     }
 
     /// Writes a directory and lets the header name it; what the old one took is freed.
-    fn switch_directory(&self, state: &mut State, bytes: &[u8], count: usize) -> Result<()> {
+    pub(super) fn switch_directory(&self, state: &mut State, bytes: &[u8], count: usize) -> Result<()> {
         let mut old = Counts::default();
         if let Some(directory) = state.header.bitmaps
             && state.header.autoclear & AUTOCLEAR_BITMAPS != 0

@@ -11,6 +11,7 @@ mod alloc;
 mod bitmap_crash_tests;
 mod bitmap_data;
 mod bitmap_header;
+mod bitmap_resize;
 pub(crate) mod bitmaps;
 pub(crate) mod check;
 pub(crate) mod compress;

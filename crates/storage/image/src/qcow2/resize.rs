@@ -18,7 +18,6 @@ use super::layout::{AT_L1, AT_SIZE, MAX_L1_BYTES, OFFSET_MASK, Version};
 use super::map::read_u64;
 use super::options::Preallocation;
 use super::state::{Freed, State};
-use super::tables;
 use super::zero::Wish;
 use crate::cache::Table;
 use crate::{Error, Result};
@@ -41,10 +40,10 @@ impl Qcow2 {
         }
         self.check_resizable()?;
         self.prepare()?;
-        match len > self.size() {
+        self.with_bitmaps_for(len, || match len > self.size() {
             true => self.grow(len, l1_len as usize),
             false => self.shrink(len, l1_len as usize),
-        }
+        })
     }
 
     /// Refuses what QEMU refuses, too, before anything is changed.
@@ -53,9 +52,6 @@ impl Qcow2 {
         if self.header.version == Version::V2 && state.header.snapshot_count > 0 {
             // They do not say how large the disk was.
             return Err(Error::unsupported("changing the size of a version 2 image that has snapshots"));
-        }
-        if !tables::bitmaps(&*self.file, &state.header)?.is_empty() {
-            return Err(Error::unsupported("changing the size of an image that has bitmaps"));
         }
         Ok(())
     }

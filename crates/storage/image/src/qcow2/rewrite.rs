@@ -35,6 +35,13 @@ impl Qcow2 {
         self.switch_header(&mut state, &old, new)
     }
 
+    /// Makes room in the first cluster, durably.
+    pub(super) fn drop_feature_names(&self, state: &mut State) -> Result<()> {
+        let old = self.current_header(state);
+        let new = Header { feature_names: Vec::new(), ..old.clone() };
+        self.switch_header(state, &old, new)
+    }
+
     /// The header with what changes elsewhere.
     fn current_header(&self, state: &State) -> Header {
         Header {
