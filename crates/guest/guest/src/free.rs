@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use vmwright_disk::{Disk, FreeMap};
-use vmwright_ext4::Ext4;
+use vmwright_vfs::FileSystem;
 
 use crate::detect::detect;
 use crate::volume::{OpenVolume, volumes_of};
@@ -15,7 +15,7 @@ use crate::{Result, Volume};
 ///
 /// Everything else counts as needed: gaps between partitions, swap, what is encrypted or unknown.
 pub struct FreeSpace {
-    maps: Vec<(u64, Ext4)>,
+    maps: Vec<(u64, Box<dyn FileSystem>)>,
     /// The volumes whose free space it knows.
     pub known: Vec<Volume>,
     /// The volumes whose free space it does not know, with the reason.
@@ -65,13 +65,22 @@ impl FreeSpace {
     }
 }
 
+/// How much metadata is kept in memory, in bytes.
+const CACHE: usize = 8 << 20;
+
+/// Why a volume did not open, without its name, which is told beside it.
+fn reason(error: &crate::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
 /// The filesystem on a volume, or why its free space is not known.
-fn filesystem(open: &OpenVolume, shared: bool) -> std::result::Result<Ext4, String> {
+fn filesystem(open: &OpenVolume, shared: bool) -> std::result::Result<Box<dyn FileSystem>, String> {
     if shared {
         return Err("its partition overlaps another".to_owned());
     }
+    let unknown = || "its free space is not known here".to_owned();
     if !open.volume.holds_ext() {
-        return Err("its free space is not known here".to_owned());
+        return Err(unknown());
     }
     // What is left of an old filesystem must not give away what lies over it.
     match detect(&*open.disk) {
@@ -79,10 +88,10 @@ fn filesystem(open: &OpenVolume, shared: bool) -> std::result::Result<Ext4, Stri
         Ok(Some(other)) => return Err(format!("it has the marks of {} too", other.kind)),
         Err(error) => return Err(error.to_string()),
     }
-    let filesystem = Ext4::open(open.disk.clone(), vmwright_ext4::Options::default());
-    let filesystem = filesystem.map_err(|error| error.to_string())?;
+    let filesystem = open.filesystem(false, CACHE).map_err(|error| reason(&error))?;
     // All of it is looked at once, so that what cannot be trusted is known before anything is done.
-    filesystem.free_ranges(&mut |_| Ok(())).map_err(|error| error.to_string())?;
+    let map = filesystem.free_map().ok_or_else(unknown)?;
+    map.free_ranges(&mut |_| Ok(())).map_err(|error| error.to_string())?;
     Ok(filesystem)
 }
 
@@ -94,7 +103,8 @@ impl FreeMap for FreeSpace {
         let mut maps: Vec<_> = self.maps.iter().collect();
         maps.sort_unstable_by_key(|(start, _)| *start);
         for (start, filesystem) in maps {
-            filesystem.free_ranges(&mut |range| each(start + range.start..start + range.end))?;
+            let Some(map) = filesystem.free_map() else { continue };
+            map.free_ranges(&mut |range| each(start + range.start..start + range.end))?;
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ const MAP_GROWTH: u64 = 8;
 
 impl Ext4 {
     /// Refuses to change content that is not understood.
-    fn check_content(&self, inode: &Inode) -> Result<()> {
+    pub(crate) fn check_content(&self, inode: &Inode) -> Result<()> {
         if inode.has_flag(flags::ENCRYPT) {
             return Err(Error::unsupported("the file is encrypted"));
         }
@@ -58,7 +58,7 @@ impl Ext4 {
     }
 
     /// Records in the superblock that there is a large file.
-    fn note_size(&mut self, inode: &Inode) {
+    pub(crate) fn note_size(&mut self, inode: &Inode) {
         if inode.size > SMALL_FILE && !inode.is_directory() {
             self.superblock.features.ro_compat |= ro_compat::LARGE_FILE;
         }
@@ -140,7 +140,7 @@ impl Ext4 {
     }
 
     /// Takes blocks for a hole, as many as there are in one piece.
-    fn allocate_run(&mut self, inode: &Inode, hole: Run) -> Result<(u64, u64)> {
+    pub(crate) fn allocate_run(&mut self, inode: &Inode, hole: Run) -> Result<(u64, u64)> {
         let goal = self.goal(inode, hole.logical)?;
         let want = hole.len.min(MAX_WRITTEN.into()) as u32;
         let (start, len) = self.allocate_blocks(goal, want)?;

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use vmwright_disk::Extent;
+use vmwright_disk::{Extent, FreeMap};
 use vmwright_vfs::{
     DirEntry, FileSystem, FileType, Identity, InodeNumber, Metadata, NewNode, RenameMode, Result,
     SetAttributes, StatFs, Timestamp, XattrMode,
@@ -183,6 +183,12 @@ impl FileSystem for Ext4 {
         Ok(self.punch_content(inode, offset, len)?)
     }
 
+    fn allocate(&mut self, inode: InodeNumber, offset: u64, len: u64, keep_size: bool) -> Result<()> {
+        self.check_writable()?;
+        let inode = self.regular_of(inode)?;
+        Ok(self.allocate_content(inode, offset, len, keep_size)?)
+    }
+
     fn set_attributes(&mut self, inode: InodeNumber, attributes: &SetAttributes) -> Result<()> {
         self.check_writable()?;
         let mut inode = self.inode_of(inode)?;
@@ -193,6 +199,8 @@ impl FileSystem for Ext4 {
         inode.gid = attributes.gid.unwrap_or(inode.gid);
         inode.accessed = attributes.accessed.unwrap_or(inode.accessed);
         inode.modified = attributes.modified.unwrap_or(inode.modified);
+        // An inode without the field has no time of birth to change.
+        inode.created = inode.created.map(|created| attributes.created.unwrap_or(created));
         inode.changed = self.now;
         Ok(self.put_inode(&inode)?)
     }
@@ -207,6 +215,18 @@ impl FileSystem for Ext4 {
         self.check_writable()?;
         let inode = self.inode_of(inode)?;
         Ok(self.remove_attribute(inode, name)?)
+    }
+
+    fn set_label(&mut self, label: &[u8]) -> Result<()> {
+        Ok(self.change_label(label)?)
+    }
+
+    fn set_uuid(&mut self, uuid: &str) -> Result<()> {
+        Ok(self.change_uuid(uuid)?)
+    }
+
+    fn free_map(&self) -> Option<&dyn FreeMap> {
+        Some(self)
     }
 
     fn set_now(&mut self, now: Timestamp) {

@@ -45,6 +45,7 @@
 #![forbid(unsafe_code)]
 
 mod alloc;
+mod allocate;
 mod attributes;
 mod bitmap;
 mod block_cache;
@@ -65,6 +66,7 @@ mod free;
 mod group;
 mod hash;
 mod htree;
+mod identity;
 mod indirect;
 mod indirect_edit;
 mod inline;

@@ -20,6 +20,9 @@ const DYNAMIC_REVISION: u32 = 1;
 /// The first inode that files may use, before it was recorded.
 const GOOD_OLD_FIRST_INODE: u32 = 11;
 
+/// The longest label, in bytes.
+pub(crate) const LABEL_MAX: usize = 16;
+
 /// The most block groups that are handled: 128 TiB with blocks of 4 KiB. All descriptors are kept in memory.
 const MAX_GROUPS: u32 = 1 << 20;
 
@@ -230,6 +233,18 @@ impl Superblock {
         let name = &self.raw.s_volume_name;
         let end = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
         name[..end].to_vec()
+    }
+
+    /// Sets the label, which must have at most [`LABEL_MAX`] bytes.
+    pub(crate) fn set_label(&mut self, label: &[u8]) {
+        let mut name = [0; LABEL_MAX];
+        name.iter_mut().zip(label).for_each(|(slot, byte)| *slot = *byte);
+        self.raw.s_volume_name = name;
+    }
+
+    /// Sets the identifier; the seed of checksums stays.
+    pub(crate) fn set_uuid(&mut self, uuid: uuid::Uuid) {
+        self.raw.s_uuid = uuid.into_bytes();
     }
 
     pub(crate) fn uuid(&self) -> uuid::Uuid {

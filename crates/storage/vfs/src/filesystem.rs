@@ -1,6 +1,6 @@
 use std::ops::ControlFlow;
 
-use vmwright_disk::Extent;
+use vmwright_disk::{Extent, FreeMap};
 
 use crate::{
     DeviceNumber, DirEntry, Identity, InodeNumber, Metadata, Result, SetAttributes, StatFs, Timestamp,
@@ -62,6 +62,23 @@ pub enum XattrMode {
 /// between is not a consistent volume, which is why callers put a transaction beneath it. Names are bytes.
 /// Extended attribute names carry their prefix (`user.`, `security.` …); ACLs are the attributes
 /// `system.posix_acl_access` and `system.posix_acl_default` in the format of Linux.
+///
+/// # Times
+///
+/// Reading never changes the time of access. A new inode has [`FileSystem::set_now`]'s time in all four of its times;
+/// changing content sets the times of modification and change, changing anything else of the inode (attributes,
+/// links, a rename) the time of change. A directory in which a name appears, disappears or is given to another inode
+/// counts as changed in content. [`FileSystem::set_attributes`] can set every time but that of change, which says
+/// when that was done. A format that keeps seconds only drops the rest; times that it cannot hold become the nearest.
+///
+/// # Errors
+///
+/// What is asked of the wrong sort of inode (content of a directory, names in a file, the target of what is no
+/// symbolic link, a directory that is not empty), a name or value that the format cannot hold, and a place in a file
+/// past the format's limit are of kind `InvalidInput`; a name or attribute that is not there `NotFound`; what no block, inode or
+/// link count is left for `NoSpace`; changes to what is open for reading `ReadOnly`; changes that the driver cannot
+/// make soundly `Unsupported`; and what contradicts the format `Corrupt`. Where two apply, either is told. A change
+/// that fails has changed nothing that can be seen, but for [`FileSystem::write_at`], which may have written the first part.
 pub trait FileSystem: Send + Sync {
     /// What the filesystem calls itself.
     fn identity(&self) -> Identity;
@@ -105,7 +122,7 @@ pub trait FileSystem: Send + Sync {
     /// Makes a new inode and names it in `dir`.
     fn create(&mut self, dir: InodeNumber, name: &[u8], node: &NewNode) -> Result<InodeNumber>;
 
-    /// Gives an inode that is no directory another name.
+    /// Gives an inode that is no directory another name; kind `NoSpace` where it has as many as it can.
     fn link(&mut self, inode: InodeNumber, dir: InodeNumber, name: &[u8]) -> Result<()>;
 
     /// Removes a name that is no directory; its inode goes with the last name.
@@ -131,6 +148,13 @@ pub trait FileSystem: Send + Sync {
     /// Makes a range of a file a hole; the length stays.
     fn punch(&mut self, inode: InodeNumber, offset: u64, len: u64) -> Result<()>;
 
+    /// Takes space for a range of a regular file, so that writing to it later needs none.
+    ///
+    /// Content stays, what was a hole reads as zeros. A file that ended before the range's end becomes that long,
+    /// unless `keep_size`: then the space lies past its end, where the format knows such; kind `Unsupported` where not.
+    /// A range of no bytes is of kind `InvalidInput`.
+    fn allocate(&mut self, inode: InodeNumber, offset: u64, len: u64, keep_size: bool) -> Result<()>;
+
     /// Changes attributes. The change time becomes [`FileSystem::set_now`]'s.
     fn set_attributes(&mut self, inode: InodeNumber, attributes: &SetAttributes) -> Result<()>;
 
@@ -142,6 +166,19 @@ pub trait FileSystem: Send + Sync {
 
     /// Sets the time that changes from now on are stamped with; the driver never reads a clock.
     fn set_now(&mut self, now: Timestamp);
+
+    /// Gives the filesystem another label; an empty one takes it away.
+    fn set_label(&mut self, label: &[u8]) -> Result<()>;
+
+    /// Gives the filesystem another identifier, written as [`Identity::uuid`] shows it.
+    fn set_uuid(&mut self, uuid: &str) -> Result<()>;
+
+    /// What of the disk beneath holds nothing that anyone needs, where the driver can tell that for certain.
+    ///
+    /// Changes must have been synced; asking for the ranges fails otherwise.
+    fn free_map(&self) -> Option<&dyn FreeMap> {
+        None
+    }
 
     /// Writes everything pending to the disk beneath, which then holds a consistent, clean volume.
     fn sync(&mut self) -> Result<()>;

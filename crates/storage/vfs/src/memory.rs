@@ -10,12 +10,27 @@ use crate::{
 
 const ROOT: InodeNumber = InodeNumber(2);
 
+/// The most names that a file can have, as in ext4.
+const MAX_LINKS: u32 = 65_000;
+/// The longest name.
+const NAME_MAX: usize = 255;
+/// The longest target of a symbolic link.
+const MAX_TARGET: usize = 4095;
+/// The longest value of an extended attribute.
+const MAX_VALUE: usize = 1 << 16;
+/// The largest file.
+const MAX_SIZE: u64 = 1 << 40;
+/// The longest label.
+const MAX_LABEL: usize = 16;
+
 /// A filesystem that lives in memory, for tests of what uses filesystems.
 #[derive(Debug)]
 pub struct MemoryFs {
     nodes: BTreeMap<InodeNumber, Node>,
     next: u64,
     now: Timestamp,
+    label: Vec<u8>,
+    uuid: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -35,7 +50,13 @@ enum Content {
 
 impl Default for MemoryFs {
     fn default() -> Self {
-        let mut fs = Self { nodes: BTreeMap::new(), next: ROOT.0, now: Timestamp::default() };
+        let mut fs = Self {
+            nodes: BTreeMap::new(),
+            next: ROOT.0,
+            now: Timestamp::default(),
+            label: Vec::new(),
+            uuid: None,
+        };
         let root = NewNode { kind: NodeKind::Directory, mode: 0o755, uid: 0, gid: 0 };
         fs.add(&root);
         fs.touch(ROOT, |metadata| metadata.links = 2);
@@ -142,12 +163,23 @@ impl MemoryFs {
         }
     }
 
+    /// Where a range of a regular file ends.
+    fn end_of(&self, inode: InodeNumber, offset: u64, len: u64) -> Result<usize> {
+        if !matches!(self.node(inode)?.content, Content::Bytes(_)) {
+            return fail(ErrorKind::InvalidInput, "not a regular file");
+        }
+        let end = offset.checked_add(len).filter(|end| *end <= MAX_SIZE);
+        let end = end.and_then(|end| usize::try_from(end).ok());
+        end.ok_or_else(|| Error::new(ErrorKind::InvalidInput, "the file would be larger than it can be"))
+    }
+
     fn is_dir(&self, inode: InodeNumber) -> bool {
         self.node(inode).is_ok_and(|node| node.metadata.file_type == FileType::Directory)
     }
 
     fn require_free(&self, dir: InodeNumber, name: &[u8]) -> Result<()> {
-        if name.is_empty() || name.len() > 255 || name.contains(&b'/') || name.contains(&0) {
+        let reserved = matches!(name, b"" | b"." | b"..");
+        if reserved || name.len() > NAME_MAX || name.contains(&b'/') || name.contains(&0) {
             return fail(ErrorKind::InvalidInput, "not a name");
         }
         match self.names(dir)?.contains_key(name) {
@@ -182,7 +214,7 @@ impl MemoryFs {
 
 impl FileSystem for MemoryFs {
     fn identity(&self) -> Identity {
-        Identity { kind: "memory", label: Vec::new(), uuid: None }
+        Identity { kind: "memory", label: self.label.clone(), uuid: self.uuid.clone() }
     }
 
     fn statfs(&self) -> Result<StatFs> {
@@ -194,7 +226,7 @@ impl FileSystem for MemoryFs {
             available_blocks: 0,
             inodes,
             free_inodes: 0,
-            name_max: 255,
+            name_max: NAME_MAX as u32,
         })
     }
 
@@ -241,7 +273,11 @@ impl FileSystem for MemoryFs {
     }
 
     fn extent_at(&self, inode: InodeNumber, offset: u64) -> Result<Extent> {
-        let size = self.metadata(inode)?.size;
+        let metadata = self.metadata(inode)?;
+        if metadata.file_type != FileType::Regular {
+            return fail(ErrorKind::InvalidInput, "not a regular file");
+        }
+        let size = metadata.size;
         vmwright_disk::check_range(offset, 1, size)?;
         Ok(Extent { start: offset, len: size - offset, kind: ExtentKind::Opaque, depth: 0 })
     }
@@ -264,6 +300,11 @@ impl FileSystem for MemoryFs {
 
     fn create(&mut self, dir: InodeNumber, name: &[u8], node: &NewNode) -> Result<InodeNumber> {
         self.require_free(dir, name)?;
+        if let NodeKind::Symlink(target) = &node.kind
+            && (!(1..=MAX_TARGET).contains(&target.len()) || target.contains(&0))
+        {
+            return fail(ErrorKind::InvalidInput, "not a target");
+        }
         let inode = self.add(node);
         let links = if self.is_dir(inode) { 2 } else { 1 };
         self.touch(inode, |metadata| metadata.links = links);
@@ -275,6 +316,9 @@ impl FileSystem for MemoryFs {
         self.require_free(dir, name)?;
         if self.is_dir(inode) {
             return fail(ErrorKind::InvalidInput, "is a directory");
+        }
+        if self.node(inode)?.metadata.links >= MAX_LINKS {
+            return fail(ErrorKind::NoSpace, "the file has as many names as it can");
         }
         self.enter(dir, name, inode)?;
         self.touch(inode, |metadata| metadata.links += 1);
@@ -323,6 +367,8 @@ impl FileSystem for MemoryFs {
                 self.leave(from.0, from.1)?;
                 self.leave(to.0, to.1)?;
                 self.enter(from.0, from.1, target)?;
+                self.touch(target, |_| {});
+                self.touch(moved, |_| {});
                 return self.enter(to.0, to.1, moved);
             }
             (Some(target), RenameMode::Replace) if self.is_dir(target) != self.is_dir(moved) => {
@@ -333,26 +379,36 @@ impl FileSystem for MemoryFs {
             (None, _) => self.require_free(to.0, to.1)?,
         }
         self.leave(from.0, from.1)?;
+        self.touch(moved, |_| {});
         self.enter(to.0, to.1, moved)
     }
 
     fn write_at(&mut self, inode: InodeNumber, data: &[u8], offset: u64) -> Result<()> {
-        let bytes = self.bytes_mut(inode)?;
-        let end = usize::try_from(offset).ok().and_then(|start| start.checked_add(data.len()));
-        let Some(end) = end else { return fail(ErrorKind::NoSpace, "too far for memory") };
+        let end = self.end_of(inode, offset, data.len() as u64)?;
         if data.is_empty() {
             return Ok(());
         }
+        let bytes = self.bytes_mut(inode)?;
         bytes.resize(bytes.len().max(end), 0);
         bytes[end - data.len()..end].copy_from_slice(data);
         Ok(())
     }
 
     fn truncate(&mut self, inode: InodeNumber, size: u64) -> Result<()> {
-        let Ok(size) = usize::try_from(size) else {
-            return fail(ErrorKind::NoSpace, "too long for memory");
-        };
+        let size = self.end_of(inode, size, 0)?;
         self.bytes_mut(inode)?.resize(size, 0);
+        Ok(())
+    }
+
+    fn allocate(&mut self, inode: InodeNumber, offset: u64, len: u64, keep_size: bool) -> Result<()> {
+        let end = self.end_of(inode, offset, len)?;
+        if len == 0 {
+            return fail(ErrorKind::InvalidInput, "there is nothing to take space for");
+        }
+        let bytes = self.bytes_mut(inode)?;
+        if !keep_size {
+            bytes.resize(bytes.len().max(end), 0);
+        }
         Ok(())
     }
 
@@ -377,11 +433,16 @@ impl FileSystem for MemoryFs {
             metadata.gid = attributes.gid.unwrap_or(metadata.gid);
             metadata.accessed = attributes.accessed.unwrap_or(metadata.accessed);
             metadata.modified = attributes.modified.unwrap_or(metadata.modified);
+            metadata.created = attributes.created.or(metadata.created);
         });
         Ok(())
     }
 
     fn set_xattr(&mut self, inode: InodeNumber, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
+        let bare = name.iter().position(|&byte| byte == b'.').map_or(name, |dot| &name[dot + 1..]);
+        if bare.len() > NAME_MAX || value.len() > MAX_VALUE {
+            return fail(ErrorKind::InvalidInput, "too long for an attribute");
+        }
         let xattrs = &mut self.node_mut(inode)?.xattrs;
         match (xattrs.contains_key(name), mode) {
             (true, XattrMode::Create) => return fail(ErrorKind::Exists, "the attribute exists"),
@@ -393,9 +454,31 @@ impl FileSystem for MemoryFs {
     }
 
     fn remove_xattr(&mut self, inode: InodeNumber, name: &[u8]) -> Result<()> {
-        let removed = self.node_mut(inode)?.xattrs.remove(name);
+        if self.node_mut(inode)?.xattrs.remove(name).is_none() {
+            return fail(ErrorKind::NotFound, "no such attribute");
+        }
         self.touch(inode, |_| {});
-        removed.map(drop).ok_or_else(|| Error::new(ErrorKind::NotFound, "no such attribute"))
+        Ok(())
+    }
+
+    fn set_label(&mut self, label: &[u8]) -> Result<()> {
+        if label.len() > MAX_LABEL || label.contains(&0) {
+            return fail(ErrorKind::InvalidInput, "not a label");
+        }
+        self.label = label.to_vec();
+        Ok(())
+    }
+
+    fn set_uuid(&mut self, uuid: &str) -> Result<()> {
+        let shape = |(at, byte): (usize, u8)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        };
+        if uuid.len() != 36 || !uuid.bytes().enumerate().all(shape) {
+            return fail(ErrorKind::InvalidInput, "not an identifier");
+        }
+        self.uuid = Some(uuid.to_ascii_lowercase());
+        Ok(())
     }
 
     fn set_now(&mut self, now: Timestamp) {

@@ -82,6 +82,8 @@ pub struct SetAttributes {
     pub gid: Option<u32>,
     pub accessed: Option<Timestamp>,
     pub modified: Option<Timestamp>,
+    /// The time of birth; ignored where the inode has no room for one.
+    pub created: Option<Timestamp>,
 }
 
 /// How full a filesystem is.
