@@ -10,6 +10,7 @@
 
 use crate::checksum::crc32c;
 use crate::error::{Error, Place, Result};
+use crate::fold::Wanted;
 
 /// The bytes before the name.
 pub(crate) const HEADER: usize = 8;
@@ -35,6 +36,8 @@ pub(crate) struct DirFormat {
     pub(crate) seed: Option<u32>,
     /// Whether entries say what sort of file they name (feature `filetype`).
     pub(crate) file_types: bool,
+    /// Whether names that differ in case alone are the same.
+    pub(crate) folding: bool,
 }
 
 /// One entry; free where `inode` is zero.
@@ -84,9 +87,10 @@ impl DirFormat {
 
     /// Finds a name.
     pub(crate) fn find<'a>(&self, block: &'a [u8], name: &[u8]) -> Result<Option<Entry<'a>>> {
+        let wanted = Wanted::new(name, self.folding);
         for entry in self.entries(block) {
             let entry = entry?;
-            if entry.inode != 0 && entry.name == name {
+            if entry.inode != 0 && wanted.is(entry.name) {
                 return Ok(Some(entry));
             }
         }
@@ -129,25 +133,26 @@ impl DirFormat {
 
     /// Removes a name; answers the inode that it led to, or `None` where it is absent.
     pub(crate) fn remove(&self, block: &mut [u8], name: &[u8]) -> Result<Option<u32>> {
+        let wanted = Wanted::new(name, self.folding);
         let mut previous: Option<(usize, usize)> = None;
         let mut found = None;
         for entry in self.entries(block) {
             let entry = entry?;
-            if entry.inode != 0 && entry.name == name {
-                found = Some((entry.offset, entry.rec_len, entry.inode));
+            if entry.inode != 0 && wanted.is(entry.name) {
+                found = Some((entry.offset, entry.rec_len, entry.inode, entry_size(entry.name.len())));
                 break;
             }
             previous = Some((entry.offset, entry.rec_len));
         }
-        let Some((offset, rec_len, inode)) = found else { return Ok(None) };
+        let Some((offset, rec_len, inode, size)) = found else { return Ok(None) };
         match previous {
             Some((before, before_len)) => {
-                block[offset..offset + entry_size(name.len())].fill(0);
+                block[offset..offset + size].fill(0);
                 put_u16(block, before + 4, encode_rec_len(before_len + rec_len));
             }
             None => {
                 block[offset..offset + 4].fill(0);
-                block[offset + 6..offset + entry_size(name.len())].fill(0);
+                block[offset + 6..offset + size].fill(0);
             }
         }
         self.seal(block);
@@ -301,7 +306,7 @@ mod tests {
     use crate::ErrorKind;
     use proptest::prelude::*;
 
-    const FORMAT: DirFormat = DirFormat { inode: 12, seed: Some(77), file_types: true };
+    const FORMAT: DirFormat = DirFormat { inode: 12, seed: Some(77), file_types: true, folding: false };
 
     fn names(format: DirFormat, block: &[u8]) -> Vec<Vec<u8>> {
         let live = format.entries(block).map(Result::unwrap).filter(|entry| entry.inode != 0);

@@ -432,15 +432,15 @@ mod tests {
         }
     }
 
-    const CONFIG: HashConfig = HashConfig { version: 1, unsigned: false, seed: [1, 2, 3, 4] };
+    const CONFIG: HashConfig = HashConfig { version: 1, unsigned: false, seed: [1, 2, 3, 4], folding: false };
 
     fn directory(blocks: &Blocks, seed: Option<u32>, may_index: bool) -> Directory<'static> {
-        let format = DirFormat { inode: 12, seed, file_types: true };
+        let format = DirFormat { inode: 12, seed, file_types: true, folding: false };
         Directory { format, hash: &CONFIG, indexed: blocks.indexed, may_index, large: false }
     }
 
     fn new_blocks(seed: Option<u32>, limit: usize) -> Blocks {
-        let format = DirFormat { inode: 12, seed, file_types: true };
+        let format = DirFormat { inode: 12, seed, file_types: true, folding: false };
         Blocks { blocks: vec![format.first_block(1024, 12, 2)], indexed: false, limit }
     }
 
@@ -508,7 +508,7 @@ mod tests {
     #[test]
     fn a_full_index_says_so_and_stays_whole() {
         let mut blocks = new_blocks(Some(3), usize::MAX);
-        let format = DirFormat { inode: 12, seed: Some(3), file_types: true };
+        let format = DirFormat { inode: 12, seed: Some(3), file_types: true, folding: false };
         let mut added = 0;
         let error = loop {
             let name = format!("{added:0250}");

@@ -1,4 +1,5 @@
 use crate::error::{Error, Place, Result};
+use crate::fold;
 
 /// The hash functions that order the names of an indexed directory.
 ///
@@ -41,6 +42,8 @@ pub(crate) struct HashConfig {
     pub(crate) unsigned: bool,
     /// `s_hash_seed`; zeros stand for the built-in seed.
     pub(crate) seed: [u32; 4],
+    /// Whether the directory folds the case of names, which are then hashed as folded.
+    pub(crate) folding: bool,
 }
 
 /// The state that half MD4 and TEA start from where the volume has no seed.
@@ -52,6 +55,8 @@ const END_MARK: u32 = 0xffff_fffe;
 impl HashConfig {
     /// Hashes a name; the lowest bit of the answer is always clear.
     pub(crate) fn hash(&self, version: HashVersion, name: &[u8]) -> u32 {
+        let folded = if self.folding { fold::fold(name) } else { None };
+        let name = folded.as_deref().unwrap_or(name);
         let hash = match version {
             HashVersion::Legacy => self.legacy(name),
             HashVersion::HalfMd4 => {
@@ -168,7 +173,7 @@ mod tests {
         let bytes = *uuid::Uuid::parse_str(SEED).unwrap().as_bytes();
         let word = |i: usize| u32::from_le_bytes(bytes[i * 4..i * 4 + 4].try_into().unwrap());
         let seed = if seeded { [word(0), word(1), word(2), word(3)] } else { [0; 4] };
-        HashConfig { version: 1, unsigned, seed }
+        HashConfig { version: 1, unsigned, seed, folding: false }
     }
 
     #[test]

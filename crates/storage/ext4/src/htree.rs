@@ -345,8 +345,8 @@ mod tests {
     use super::*;
     use crate::ErrorKind;
 
-    const FORMAT: DirFormat = DirFormat { inode: 12, seed: Some(99), file_types: true };
-    const CONFIG: HashConfig = HashConfig { version: 1, unsigned: false, seed: [1, 2, 3, 4] };
+    const FORMAT: DirFormat = DirFormat { inode: 12, seed: Some(99), file_types: true, folding: false };
+    const CONFIG: HashConfig = HashConfig { version: 1, unsigned: false, seed: [1, 2, 3, 4], folding: false };
 
     fn root() -> Node {
         Node::new_root(&FORMAT, 1024, (12, 2), HashVersion::HalfMd4, 1)

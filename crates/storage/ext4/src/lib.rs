@@ -62,6 +62,7 @@ mod features;
 mod file_read;
 mod file_write;
 mod filesystem;
+mod fold;
 mod free;
 mod group;
 mod hash;

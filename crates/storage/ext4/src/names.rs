@@ -8,6 +8,7 @@ use crate::dir_block::DirFormat;
 use crate::directory::{DirBlocks, DirBlocksMut, Directory, Found, Visit};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::features::{compat, incompat};
+use crate::fold::{self, Wanted};
 use crate::hash::HashConfig;
 use crate::inode::{self, Inode, flags};
 use crate::mapping::RunPlace;
@@ -121,7 +122,21 @@ impl Ext4 {
             inode: inode.number,
             seed: inode.checksum_seed(&self.superblock),
             file_types: self.superblock.features.has_incompat(incompat::FILETYPE),
+            folding: self.folds(inode),
         }
+    }
+
+    /// Whether names that differ in case alone are the same in a directory, in the one way that is known.
+    pub(crate) fn folds(&self, dir: &Inode) -> bool {
+        dir.has_flag(flags::CASEFOLD)
+            && !dir.has_flag(flags::ENCRYPT)
+            && self.superblock.features.has_incompat(incompat::CASEFOLD)
+            && self.superblock.encoding().0 == fold::UTF8_12_1
+    }
+
+    /// How the names of a directory are hashed.
+    pub(crate) fn hash_of(&self, dir: &Inode) -> HashConfig {
+        HashConfig { folding: self.folds(dir), ..self.superblock.hash_config() }
     }
 
     /// What knows the names of a directory, given its blocks.
@@ -142,10 +157,11 @@ impl Ext4 {
         if dir.has_flag(flags::INLINE_DATA) {
             return self.find_inline(dir, name);
         }
-        let hash = self.superblock.hash_config();
+        let hash = self.hash_of(dir);
         let names = self.names_of(dir, &hash);
-        // Names that are encrypted or fold their case hash in other ways; one after another they are found.
-        if names.indexed && dir.has_flag(flags::ENCRYPT | flags::CASEFOLD) {
+        // Names that are encrypted or fold their case unknown ways are found one after another.
+        let unknown = dir.has_flag(flags::ENCRYPT) || dir.has_flag(flags::CASEFOLD) && !hash.folding;
+        if names.indexed && unknown {
             return self.scan(dir, name);
         }
         names.lookup(&ReadBlocks { volume: self, inode: dir }, name)
@@ -153,9 +169,10 @@ impl Ext4 {
 
     /// Finds a name by going through all.
     pub(crate) fn scan(&self, dir: &Inode, name: &[u8]) -> Result<Option<Found>> {
+        let wanted = Wanted::new(name, self.folds(dir));
         let mut found = None;
         self.visit_names(dir, &mut |entry, inode, file_type| {
-            if entry == name {
+            if wanted.is(entry) {
                 found = Some(Found { inode, file_type });
                 return ControlFlow::Break(());
             }
@@ -169,7 +186,7 @@ impl Ext4 {
         if dir.has_flag(flags::INLINE_DATA) {
             return self.visit_inline(dir, visit);
         }
-        let hash = self.superblock.hash_config();
+        let hash = self.hash_of(dir);
         self.names_of(dir, &hash).visit(&ReadBlocks { volume: self, inode: dir }, visit)
     }
 

@@ -1,10 +1,13 @@
 //! Names: making, linking, removing and moving them, with the link counts that follow.
 
+use std::ops::ControlFlow;
+
 use vmwright_vfs::{FileType, NewNode, RenameMode};
 
 use crate::directory::{DirBlocksMut, Directory, Found};
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::features::ro_compat;
+use crate::features::{incompat, ro_compat};
+use crate::fold::{self, Wanted};
 use crate::inode::{self, Inode, flags};
 use crate::names::WriteBlocks;
 use crate::volume::Ext4;
@@ -38,11 +41,21 @@ impl Ext4 {
 
     /// Refuses a name that is there already.
     fn check_absent(&self, dir: &Inode, name: &[u8]) -> Result<()> {
-        check_name(name)?;
+        self.check_new_name(dir, name)?;
         match self.find_name(dir, name)? {
             Some(_) => Err(Error::plain(ErrorKind::Exists, "the name exists already")),
             None => Ok(()),
         }
+    }
+
+    /// Refuses a name that the directory cannot hold.
+    fn check_new_name(&self, dir: &Inode, name: &[u8]) -> Result<()> {
+        check_name(name)?;
+        let strict = self.superblock.encoding().1 & fold::STRICT != 0;
+        if strict && self.folds(dir) && !fold::is_valid(name) {
+            return Err(invalid("the directory takes names in UTF-8 alone"));
+        }
+        Ok(())
     }
 
     /// Changes the names of a directory and stamps it.
@@ -51,7 +64,7 @@ impl Ext4 {
         mut dir: Inode,
         change: impl FnOnce(&Directory<'_>, &mut dyn DirBlocksMut) -> Result<T>,
     ) -> Result<T> {
-        let hash = self.superblock.hash_config();
+        let hash = self.hash_of(&dir);
         let names = self.names_of(&dir, &hash);
         let result = change(&names, &mut WriteBlocks { volume: self, inode: &mut dir });
         if result.is_ok() {
@@ -183,7 +196,7 @@ impl Ext4 {
         let mut empty = true;
         self.visit_names(&dir, &mut |_, _, _| {
             empty = false;
-            std::ops::ControlFlow::Break(())
+            ControlFlow::Break(())
         })?;
         if empty { Ok(()) } else { Err(invalid("the directory is not empty")) }
     }
@@ -214,11 +227,19 @@ impl Ext4 {
     ) -> Result<()> {
         let (from_dir, to_dir) = (self.prepare_directory(from.0)?, self.prepare_directory(to.0)?);
         let moved = self.inode(self.existing(&from_dir, from.1)?.inode)?;
-        check_name(to.1)?;
+        self.check_new_name(&to_dir, to.1)?;
         let target = match self.find_name(&to_dir, to.1)? {
             Some(found) => Some(self.inode(found.inode)?),
             None => None,
         };
+        if from.0 == to.0 && from.1 != to.1 && Wanted::new(from.1, self.folds(&from_dir)).is(to.1) {
+            // One name in two spellings: there is nothing to swap with or to replace.
+            return if mode == RenameMode::Exchange {
+                Ok(())
+            } else {
+                self.respell(&from_dir, &moved, (from.1, to.1))
+            };
+        }
         match (mode, &target) {
             (RenameMode::NoReplace, Some(_)) => {
                 return Err(Error::plain(ErrorKind::Exists, "the name exists already"));
@@ -235,6 +256,50 @@ impl Ext4 {
             (RenameMode::Exchange, Some(target)) => self.exchange((from, moved), (to, target)),
             (_, target) => self.replace((from, moved), (to, target)),
         }
+    }
+
+    /// Gives a name in a folding directory another spelling.
+    fn respell(&mut self, dir: &Inode, moved: &Inode, (old, new): (&[u8], &[u8])) -> Result<()> {
+        let (wanted, mut before) = (Wanted::new(old, true), old.to_vec());
+        self.visit_names(dir, &mut |entry, _, _| match wanted.is(entry) {
+            true => {
+                before = entry.to_vec();
+                ControlFlow::Break(())
+            }
+            false => ControlFlow::Continue(()),
+        })?;
+        self.remove_name(dir.number, old)?;
+        if let Err(error) = self.add_name(dir.number, new, moved.number, moved.file_type) {
+            // What it took before has just become free.
+            self.add_name(dir.number, &before, moved.number, moved.file_type)?;
+            return Err(error);
+        }
+        self.stamp(moved.number)
+    }
+
+    /// Lets an empty directory fold the case of names, or no longer. What is made in it later does as it does.
+    ///
+    /// # Errors
+    ///
+    /// Kind `Unsupported` where the volume lacks the feature `casefold` or names an encoding that is not known,
+    /// or where the directory is encrypted; `InvalidInput` where it is not empty.
+    pub fn set_casefold(&mut self, dir: vmwright_vfs::InodeNumber, folding: bool) -> Result<()> {
+        self.check_writable()?;
+        let number = u32::try_from(dir.0)
+            .map_err(|_| Error::corrupt(Place::Inode(dir.0), "there is no such inode"))?;
+        let mut inode = self.directory(number)?;
+        let known = self.superblock.features.has_incompat(incompat::CASEFOLD)
+            && self.superblock.encoding().0 == fold::UTF8_12_1;
+        if inode.has_flag(flags::ENCRYPT) || !known {
+            return Err(Error::unsupported("folding the case of names in this directory"));
+        }
+        if inode.has_flag(flags::CASEFOLD) == folding {
+            return Ok(());
+        }
+        self.check_empty(&inode)?;
+        inode.flags ^= flags::CASEFOLD;
+        inode.changed = self.now;
+        self.put_inode(&inode)
     }
 
     /// Refuses to move a directory into itself.

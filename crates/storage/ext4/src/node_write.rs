@@ -21,9 +21,10 @@ const INHERITED: u32 = 0x1
     | 0x8000
     | 0x1_0000
     | 0x200_0000
-    | flags::PROJECT_INHERIT;
+    | flags::PROJECT_INHERIT
+    | flags::CASEFOLD;
 /// Those among them that mean something for directories alone.
-const FOR_DIRECTORIES: u32 = 0x1_0000 | flags::PROJECT_INHERIT;
+const FOR_DIRECTORIES: u32 = 0x1_0000 | flags::PROJECT_INHERIT | flags::CASEFOLD;
 /// Those that mean something for what is neither file nor directory.
 const FOR_OTHERS: u32 = 0x40 | 0x80;
 
@@ -142,8 +143,10 @@ impl Ext4 {
         if inode.has_flag(flags::ENCRYPT) {
             return Err(Error::unsupported("changing the names in an encrypted directory"));
         }
-        if inode.has_flag(flags::CASEFOLD) {
-            return Err(Error::unsupported("changing the names in a directory that folds their case"));
+        if inode.has_flag(flags::CASEFOLD) && !self.folds(&inode) {
+            return Err(Error::unsupported(
+                "changing the names in a directory that folds them in an unknown way",
+            ));
         }
         if inode.has_flag(flags::INLINE_DATA) {
             self.move_inline_out(&mut inode)?;

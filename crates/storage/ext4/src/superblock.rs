@@ -288,13 +288,19 @@ impl Superblock {
         }
     }
 
-    /// How names are hashed.
+    /// How names are hashed where their case is not folded.
     pub(crate) fn hash_config(&self) -> HashConfig {
         HashConfig {
             version: self.raw.s_def_hash_version,
             unsigned: self.raw.s_flags.get() & FLAG_UNSIGNED_HASH != 0,
             seed: self.raw.s_hash_seed.map(|word| word.get()),
+            folding: false,
         }
+    }
+
+    /// How names of folding directories are encoded: a number, and flags that say what else is to hold.
+    pub(crate) fn encoding(&self) -> (u16, u16) {
+        (self.raw.s_encoding.get(), self.raw.s_encoding_flags.get())
     }
 
     /// The inode of the journal, or zero where it is on another device.

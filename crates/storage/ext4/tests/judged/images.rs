@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use vmwright_disk::{Disk, HostFile};
 use vmwright_ext4::{Ext4, Options};
-use vmwright_judges::{output, run};
+use vmwright_judges::{Mount, output, record_skip, run};
 
 /// A way to make a volume.
 pub(crate) struct Kind {
@@ -17,14 +17,20 @@ pub(crate) struct Kind {
     debugfs: &'static [&'static str],
     /// Whether volumes of this kind can be changed.
     pub(crate) writable: bool,
+    /// Whether kernels may be built without what it takes to mount it.
+    pub(crate) optional: bool,
 }
 
 const fn kind(name: &'static str, mke2fs: &'static [&'static str]) -> Kind {
-    Kind { name, mke2fs, debugfs: &[], writable: true }
+    Kind { name, mke2fs, debugfs: &[], writable: true, optional: false }
 }
 
 const fn read_only(name: &'static str, mke2fs: &'static [&'static str]) -> Kind {
-    Kind { name, mke2fs, debugfs: &[], writable: false }
+    Kind { name, mke2fs, debugfs: &[], writable: false, optional: false }
+}
+
+const fn unmountable(name: &'static str, mke2fs: &'static [&'static str]) -> Kind {
+    Kind { name, mke2fs, debugfs: &[], writable: true, optional: true }
 }
 
 /// Every kind of volume that is tested.
@@ -53,17 +59,26 @@ pub(crate) const KINDS: &[Kind] = &[
     ),
     kind("large_dir", &["-t", "ext4", "-O", "large_dir", "-b", "1024"]),
     kind("ea_inode", &["-t", "ext4", "-O", "ea_inode"]),
+    unmountable("casefold", &["-t", "ext4", "-O", "casefold", "-E", "encoding=utf8-12.1"]),
+    unmountable("casefold_1k", &["-t", "ext4", "-O", "casefold", "-E", "encoding=utf8-12.1", "-b", "1024"]),
+    unmountable("casefold_inline", &["-t", "ext4", "-O", "casefold,inline_data", "-E", "encoding=utf8-12.1"]),
+    unmountable(
+        "casefold_strict",
+        &["-t", "ext4", "-O", "casefold", "-E", "encoding=utf8-12.1,encoding_flags=strict"],
+    ),
     Kind {
         name: "unsigned_tea",
         mke2fs: &["-t", "ext4"],
         debugfs: &["ssv flags 2", "ssv def_hash_version tea"],
         writable: true,
+        optional: false,
     },
     Kind {
         name: "unsigned_legacy",
         mke2fs: &["-t", "ext4", "-O", "^metadata_csum"],
         debugfs: &["ssv flags 2", "ssv def_hash_version legacy"],
         writable: true,
+        optional: false,
     },
     read_only("bigalloc", &["-t", "ext4", "-O", "bigalloc", "-N", "4096"]),
     read_only("bigalloc_1k", &["-t", "ext4", "-O", "bigalloc", "-b", "1024", "-N", "4096"]),
@@ -77,6 +92,20 @@ pub(crate) const KINDS: &[Kind] = &[
         &["-t", "ext4", "-O", "meta_bg,^resize_inode,^metadata_csum,uninit_bg", "-g", "512"],
     ),
 ];
+
+impl Kind {
+    /// Whether the kernel here can mount such volumes.
+    pub(crate) fn mountable(&self) -> bool {
+        if !self.optional {
+            return true;
+        }
+        let mounted = Mount::try_new(Image::make(self, 8).path(), "ro").is_ok();
+        if !mounted {
+            record_skip(self.name, "the kernel here cannot mount volumes of this kind");
+        }
+        mounted
+    }
+}
 
 /// Finds a kind by its name.
 pub(crate) fn named(name: &str) -> &'static Kind {

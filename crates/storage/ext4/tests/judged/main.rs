@@ -3,6 +3,7 @@
 
 mod corpus;
 mod damage;
+mod folding;
 mod images;
 mod journals;
 #[path = "../oracle/mod.rs"]
