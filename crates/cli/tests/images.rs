@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
-use vmwright_judges::{need, run};
+use vmwright_judges::{need, output, run, skip};
 
 /// A folder with a raw disk of 6 MiB that has data in two places.
 struct Place {
@@ -314,4 +314,44 @@ fn the_table_of_formats_is_the_one_in_the_docs() {
     let json = place.json("disk formats --json");
     assert_eq!(json["qcow2"]["snapshots"], "done");
     assert!(json["raw"]["snapshots"]["refused"].is_string());
+}
+
+/// A loop device over a file, gone when dropped.
+struct Loop(String);
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = output("losetup", ["-d", &self.0]);
+    }
+}
+
+#[test]
+fn a_block_device_is_written_in_place_and_read_back() {
+    need!("qemu-img", "losetup");
+    let place = Place::new();
+    fs::File::create(place.path("medium")).unwrap().set_len(8 << 20).unwrap();
+    let answer = output("losetup", ["-f".as_ref(), "--show".as_ref(), place.path("medium").as_os_str()]);
+    if !answer.status.success() {
+        skip!("there is no loop device to be had");
+    }
+    let device = Loop(String::from_utf8(answer.stdout).unwrap().trim().to_owned());
+    let Loop(name) = &device;
+    place.ok("disk convert disk.raw disk.qcow2 -O qcow2");
+    assert!(place.fails(&format!("disk convert disk.qcow2 {name} -O raw"), 3).contains("--force"));
+    let how = place.output(&format!("disk convert disk.qcow2 {name} -O raw --force"));
+    assert!(how.status.success());
+    assert!(String::from_utf8_lossy(&how.stderr).contains("not all or nothing"));
+    assert!(
+        place.fails(&format!("disk convert disk.qcow2 {name} -O qcow2 --force"), 3).contains("not supported")
+    );
+    place.ok(&format!("disk convert {name} back.qcow2 -O qcow2"));
+    let written = fs::read(place.path("medium")).unwrap();
+    let disk = fs::read(place.path("disk.raw")).unwrap();
+    assert!(written[..disk.len()] == disk[..], "the device differs");
+    run(
+        "qemu-img",
+        ["compare".as_ref(), place.path("disk.raw").as_os_str(), place.path("back.qcow2").as_os_str()],
+    );
+    place.ok("disk create large.raw 9M -O raw");
+    assert!(place.fails(&format!("disk convert large.raw {name} -O raw --force"), 1).contains("smaller"));
 }

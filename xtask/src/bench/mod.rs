@@ -79,7 +79,7 @@ type Job = fn(&Bench) -> Result<Vec<Row>>;
 /// Measures everything, or only the jobs whose name contains `filter`, and writes the table when it was all.
 pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     let bench = Bench::prepare()?;
-    let jobs: [(&str, Job); 9] = [
+    let jobs: [(&str, Job); 10] = [
         ("read", disks::read_one_file),
         ("inspect", disks::inspect),
         ("edit", disks::three_edits),
@@ -87,6 +87,7 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
         ("convert", copies::convert),
         ("compare", copies::compare),
         ("sparse", copies::sparse_disk),
+        ("open", copies::open_formats),
         ("run", machines::run_against_qemu),
         ("exec", machines::exec_and_shim),
     ];

@@ -9,7 +9,7 @@ use serde_json::Value;
 use support::*;
 use vmwright_disk::{Disk, ErrorKind, MemDisk};
 use vmwright_image::copy::{self, ConvertOptions};
-use vmwright_image::{Compat, CreateOptions, Format, Layout, Qcow2Options};
+use vmwright_image::{Compat, CreateOptions, Format, Layout, LuksOptions, Qcow2Options};
 use vmwright_judges::{need, output, run};
 
 fn quiet(_done: u64, _total: u64) {}
@@ -192,9 +192,17 @@ fn sizes_are_measured_as_qemu_img_does() {
             "cluster_size=2M,refcount_bits=1",
             Qcow2Options { cluster_size: 2 << 20, refcount_bits: 1, ..Default::default() },
         ),
+        (
+            "encrypt.format=luks,encrypt.key-secret=key",
+            Qcow2Options { encrypt: Some(LuksOptions::default()), ..Default::default() },
+        ),
     ] {
-        let theirs =
-            qemu_img(&format!("measure --output=json -O qcow2 -o {options} -f qcow2 {{}}"), &[&image]);
+        let theirs = qemu_img(
+            &format!(
+                "measure --object secret,id=key,data=a --output=json -O qcow2 -o {options} -f qcow2 {{}}"
+            ),
+            &[&image],
+        );
         let target = CreateOptions::laid_out(Layout::Qcow2(qcow2), 0);
         let ours = serde_json::to_value(copy::measure(&open(&image, true), &target).unwrap()).unwrap();
         let theirs: Value = serde_json::from_str(&theirs).unwrap();

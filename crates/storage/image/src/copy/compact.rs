@@ -86,6 +86,8 @@ pub fn compact(
         layout: same_layout(&image)?,
         compress: options.compress,
         force: true,
+        // Stored zeros are what is to go.
+        share: false,
         base,
         cancel: options.cancel.clone(),
         ..ConvertOptions::new(image.format())

@@ -150,6 +150,7 @@ impl Job<'_> {
             level: options.level,
             threads: options.threads.max(1),
             find_zeros: options.find_zeros || options.base.is_some(),
+            may_share: options.share,
             sum: options.verify.then_some(&sum),
             checkpoint,
             start,

@@ -42,7 +42,11 @@ fn measured(target: &CreateOptions, data: impl Fn(u64) -> Result<u64>) -> Result
         Layout::Qcow2(qcow2) => {
             let unit = u64::from(qcow2.cluster_size);
             let entry = if qcow2.extended_l2 { 16 } else { 8 };
-            let metadata = qcow2_metadata(size, unit, qcow2.refcount_bits.into(), entry);
+            let keys = match (&qcow2.encrypt, &target.secret) {
+                (None, None) => 0,
+                (luks, _) => luks.clone().unwrap_or_default().key_area_len()?.next_multiple_of(unit),
+            };
+            let metadata = keys + qcow2_metadata(size, unit, qcow2.refcount_bits.into(), entry);
             let whole = size.next_multiple_of(unit);
             let at_once = matches!(qcow2.preallocation, Preallocation::Falloc | Preallocation::Full);
             let required =

@@ -29,6 +29,8 @@ pub struct ConvertOptions {
     /// Whether zeros that the source stores are looked for and left out. Without, what the source stores is stored,
     /// and the host copies it itself where it can.
     pub find_zeros: bool,
+    /// Whether the new image may share its bytes with the source where the host can do that, stored zeros among them.
+    pub share: bool,
     /// Whether the new image is read again at the end and compared with what was read from the source.
     pub verify: bool,
     /// How many bytes of the source are copied in a second at most.
@@ -53,6 +55,7 @@ impl ConvertOptions {
             force: false,
             base: None,
             find_zeros: true,
+            share: true,
             verify: false,
             rate_limit: None,
             resume: None,
@@ -72,6 +75,7 @@ impl std::fmt::Debug for ConvertOptions {
             .field("force", &self.force)
             .field("base", &self.base.as_ref().map(|base| &base.name))
             .field("find_zeros", &self.find_zeros)
+            .field("share", &self.share)
             .field("verify", &self.verify)
             .field("rate_limit", &self.rate_limit)
             .field("resume", &self.resume)

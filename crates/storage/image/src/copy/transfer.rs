@@ -43,6 +43,8 @@ pub(super) struct Transfer<'a> {
     pub(super) level: Option<i32>,
     pub(super) threads: usize,
     pub(super) find_zeros: bool,
+    /// Whether the target may share the source's bytes, zeros among them.
+    pub(super) may_share: bool,
     pub(super) pace: &'a Pace,
     /// What was read, if that is to be compared.
     pub(super) sum: Option<&'a Sum>,
@@ -79,6 +81,7 @@ impl<'a> Transfer<'a> {
             level: None,
             threads: 1,
             find_zeros: true,
+            may_share: true,
             pace,
             sum: None,
             read: AtomicU64::new(0),
@@ -146,7 +149,7 @@ impl<'a> Transfer<'a> {
     /// Lets the target share the content of the one file whose bytes the source is, where the host can do that; answers
     /// whether it did.
     fn share(&self) -> Result<bool> {
-        let Some(host) = self.by_host() else { return Ok(false) };
+        let Some(host) = self.by_host().filter(|_| self.may_share) else { return Ok(false) };
         let (mut at, mut only): (_, Option<FileId>) = (0, None);
         while at < self.source.len() {
             let extent = self.source.extent_at(at)?;

@@ -91,9 +91,14 @@ impl LuksOptions {
     /// How many bytes a new image has before its content.
     pub(crate) fn header_len(&self) -> Result<u64> {
         Ok(match self.version {
-            1 => self.luks1()?.least_payload_offset().next_multiple_of(1 << 20),
+            1 => self.key_area_len()?.next_multiple_of(1 << 20),
             _ => self.luks2()?.payload_offset.unwrap_or(16 << 20),
         })
+    }
+
+    /// How many bytes the header and the key slots of version 1 have.
+    pub(crate) fn key_area_len(&self) -> Result<u64> {
+        Ok(self.luks1()?.least_payload_offset())
     }
 
     pub(crate) const KEYS: &'static [(&'static str, &'static str)] = &[
