@@ -6,7 +6,7 @@ use vmwright_image::Format;
 use vmwright_image::chain::{Beneath, DenyAll, Gate, format_by_name};
 
 /// The argument that lets more backing files through.
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 pub(crate) struct Backing {
     /// Also open files that the image names (backing files, parents, parts) beneath this folder. Those beside the
     /// image are opened anyway, if its name ends as those of its format do, such as .qcow2, or its format is given

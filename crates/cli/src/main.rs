@@ -12,6 +12,7 @@ mod doctor;
 mod failure;
 mod gate;
 mod guest;
+mod opening;
 mod output;
 mod run;
 mod secret;

@@ -14,7 +14,7 @@ use crate::failure::Failure;
 const LONGEST: u64 = 8 << 20;
 
 /// The argument that names the file of a passphrase.
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 pub(crate) struct Secret {
     /// Read the passphrase of an encrypted image from this file, without the newline at its end; - is standard
     /// input. Otherwise the terminal is asked
@@ -36,9 +36,7 @@ impl Secret {
             None => Ok(None),
         }
     }
-}
 
-impl Secret {
     /// The passphrase of something that is made: from the file, or from the terminal, which is asked twice.
     pub(crate) fn for_new(&self, what: &str) -> anyhow::Result<Passphrase> {
         for_new(self.passphrase_file.as_deref(), what)

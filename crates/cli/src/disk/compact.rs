@@ -48,7 +48,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return in_place(args).with_context(attempt);
     }
     let opening = args.editing.opening();
-    if opening.has_redo_dir() {
+    if opening.redo_dir().is_some() {
         let text = "writing an image anew needs no redo file: leave --redo-dir out";
         return Err(Failure::usage(text)).with_context(attempt);
     }

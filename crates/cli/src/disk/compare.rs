@@ -7,9 +7,9 @@ use anyhow::Context;
 use vmwright_disk::Disk;
 use vmwright_image::copy::{compare, compare_strictly};
 
+use super::FormatName;
 use super::bar::Bar;
 use super::source::Reading;
-use super::{FormatName, choice};
 use crate::output::{json, line};
 
 /// What `disk compare` takes.
@@ -39,8 +39,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let attempt = || format!("cannot compare {} with {}", args.first.display(), args.second.display());
     let first = args.reading.open(&args.first).with_context(attempt)?;
-    let second =
-        args.reading.open_as(&args.second, Some(choice(args.second_format))).with_context(attempt)?;
+    let second = args.reading.with_format(args.second_format).open(&args.second).with_context(attempt)?;
     let bar = Bar::new();
     let how = if args.strict { compare_strictly } else { compare };
     let found = how(&first, &second, args.threads.max(1), &|done, total| bar.show(done, total));

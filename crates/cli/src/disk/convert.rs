@@ -9,11 +9,11 @@ use clap::ValueEnum;
 use vmwright_disk::Disk;
 use vmwright_image::chain::{backing_name, list};
 use vmwright_image::copy::{Base, ConvertOptions, SourceIdentity, convert};
-use vmwright_image::{BackingFile, Format, FormatChoice, Image, ParentId};
+use vmwright_image::{BackingFile, Format, Image, ParentId};
 
 use super::bar::Bar;
 use super::source::Reading;
-use super::{FormatName, choice, options, or_force};
+use super::{FormatName, options, or_force};
 use crate::failure::Failure;
 use crate::output::{json, line, note, parse_size, size};
 use crate::{secret, signals};
@@ -164,7 +164,7 @@ impl How {
 }
 
 fn open_base(args: &Args, base: &Path) -> anyhow::Result<Base> {
-    let image = args.reading.open_as(&beside_target(args, base), Some(choice(args.base_format)))?;
+    let image = args.reading.with_format(args.base_format).open(&beside_target(args, base))?;
     let format = Some(image.format().qemu_name().to_owned());
     let parent = ParentId::of(&image)?;
     Ok(Base { name: BackingFile { name: backing_name(base)?, format }, disk: Arc::new(image), parent })
@@ -172,17 +172,16 @@ fn open_base(args: &Args, base: &Path) -> anyhow::Result<Base> {
 
 /// What is copied: the files of the whole chain, how they are read, which snapshot, and the same of the base.
 fn identity(args: &Args) -> anyhow::Result<SourceIdentity> {
-    let choice_of_source = args.reading.opening().choice();
-    let how = format!("{choice_of_source:?} {:?}", args.snapshot);
-    let identity = identity_of(args, &args.source, choice_of_source)?.with(how.as_bytes());
+    let how = format!("{:?} {:?}", args.reading.opening().choice(), args.snapshot);
+    let identity = identity_of(&args.reading, &args.source)?.with(how.as_bytes());
     let Some(base) = &args.base else { return Ok(identity) };
-    let base = identity_of(args, &beside_target(args, base), choice(args.base_format))?;
+    let base = identity_of(&args.reading.with_format(args.base_format), &beside_target(args, base))?;
     Ok(identity.with(&base.to_bytes()))
 }
 
-fn identity_of(args: &Args, path: &Path, choice: FormatChoice) -> anyhow::Result<SourceIdentity> {
-    let gate = args.reading.opening().gate(path)?;
-    let links = list(&args.reading.transaction(), path, choice, &gate)?;
+fn identity_of(reading: &Reading, path: &Path) -> anyhow::Result<SourceIdentity> {
+    let opening = reading.opening();
+    let links = list(&reading.transaction(), path, opening.choice(), &opening.gate(path)?)?;
     Ok(SourceIdentity::of_files(
         links.iter().flat_map(|link| std::iter::once(&link.path).chain(&link.parts)),
     )?)

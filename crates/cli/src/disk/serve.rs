@@ -15,7 +15,7 @@ use vmwright_server::nbd::{
 
 use super::source::Reading;
 use crate::failure::Failure;
-use crate::guest::source::refuse_base;
+use crate::opening::refuse_base;
 use crate::output::{line, note, size};
 use crate::signals;
 

@@ -1,37 +1,17 @@
 //! Opens the image that a verb works on.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use vmwright_disk::{Access, Disk, Plan, Sharing, Transaction, TransactionOptions, WriteMode};
+use vmwright_disk::{Access, Disk, Sharing, Transaction, WriteMode};
 use vmwright_image::chain::{ChainOptions, open_in};
-use vmwright_image::{CheckReport, Format, FormatChoice, Image, Repair, describe};
+use vmwright_image::{CheckReport, Format, FormatChoice, Image, Repair};
 
-use super::{FormatName, choice};
-use crate::gate::{Backing, UserGate};
-use crate::guest::source::{print_plan, refuse_base, refuse_pending};
-use crate::secret::Secret;
-
-/// How an image is opened.
-#[derive(clap::Args)]
-pub(crate) struct Opening {
-    /// The image's format, instead of looking at its first bytes
-    #[arg(short, long, value_enum, help_heading = "Opening the disk")]
-    format: Option<FormatName>,
-    #[command(flatten)]
-    backing: Backing,
-    #[command(flatten)]
-    secret: Secret,
-    /// The folder for the redo file, where the image's own cannot hold it; it must outlast a crash, and be named again after one
-    #[arg(long, value_name = "FOLDER", help_heading = "Opening the disk")]
-    redo_dir: Option<PathBuf>,
-    /// Overlook damages that other programs overlook, such as a wrong checksum of a VHD header
-    #[arg(long, help_heading = "Opening the disk")]
-    lenient: bool,
-}
+use super::FormatName;
+use crate::opening::{Caution, Opening, print_plan};
 
 /// How an image is opened for reading.
-#[derive(clap::Args)]
+#[derive(clap::Args, Clone)]
 pub(crate) struct Reading {
     #[command(flatten)]
     opening: Opening,
@@ -45,59 +25,19 @@ pub(crate) struct Reading {
 pub(crate) struct Editing {
     #[command(flatten)]
     opening: Opening,
-    /// Say what would be written, and write nothing
-    #[arg(long)]
-    dry_run: bool,
-    /// Change the image even though machines are built on it: they will refuse to start
-    #[arg(long)]
-    force: bool,
-}
-
-impl Opening {
-    /// How the format is decided.
-    pub(crate) fn choice(&self) -> FormatChoice {
-        choice(self.format)
-    }
-
-    /// Which files the image may name.
-    pub(crate) fn gate(&self, image: &Path) -> anyhow::Result<UserGate> {
-        self.backing.gate(image, self.format.is_some())
-    }
-
-    /// Whether a folder for the redo file is named.
-    pub(crate) fn has_redo_dir(&self) -> bool {
-        self.redo_dir.is_some()
-    }
-
-    /// How its host files are opened.
-    pub(crate) fn transaction(&self) -> TransactionOptions {
-        let options = TransactionOptions::default();
-        match &self.redo_dir {
-            Some(folder) => options.redo_dir(folder),
-            None => options,
-        }
-    }
-
-    /// The passphrase, asked for where the image needs one and none was given.
-    pub(crate) fn secret(&self, image: &Path) -> anyhow::Result<Option<vmwright_crypt::Passphrase>> {
-        self.secret.find(&format!("passphrase of {}", image.display()), || {
-            let how = self.transaction().sharing(Sharing::Forced);
-            let file = Transaction::begin(how).open(image, Access::Read)?;
-            Ok(describe(&*file, self.choice())?.encrypted)
-        })
-    }
-
-    /// Everything but whether it is written.
-    pub(crate) fn chain(&self, image: &Path) -> anyhow::Result<ChainOptions> {
-        let (secret, lenient) = (self.secret(image)?, self.lenient);
-        Ok(ChainOptions { secret, lenient, ..ChainOptions::default() })
-    }
+    #[command(flatten)]
+    caution: Caution,
 }
 
 impl Reading {
     /// How the image is opened, but for its locks.
     pub(crate) fn opening(&self) -> &Opening {
         &self.opening
+    }
+
+    /// The same for another image, whose format is named or not by itself.
+    pub(crate) fn with_format(&self, format: Option<FormatName>) -> Self {
+        Self { opening: self.opening.with_format(format), ..self.clone() }
     }
 
     /// How its host files are opened.
@@ -108,7 +48,9 @@ impl Reading {
 
     /// Opens the image for reading, with a change showing that a crash broke off after it became durable.
     pub(crate) fn open(&self, image: &Path) -> anyhow::Result<Image> {
-        self.open_as(image, None)
+        let how = ChainOptions { read_only: true, ..self.opening.chain(image)? };
+        let gate = self.opening.gate(image)?;
+        Ok(open_in(&self.transaction(), image, self.opening.choice(), &gate, how)?)
     }
 
     /// Opens an internal snapshot of the image, by its id or name, for reading.
@@ -117,14 +59,6 @@ impl Reading {
         let how = ChainOptions { read_only: true, snapshot, ..self.opening.chain(image)? };
         let gate = self.opening.gate(image)?;
         Ok(open_in(&self.transaction(), image, self.opening.choice(), &gate, how)?)
-    }
-
-    /// Opens another image in the same way, but for its format.
-    pub(crate) fn open_as(&self, image: &Path, choice: Option<FormatChoice>) -> anyhow::Result<Image> {
-        let how = ChainOptions { read_only: true, ..self.opening.chain(image)? };
-        let gate = self.opening.gate(image)?;
-        let choice = choice.unwrap_or(self.opening.choice());
-        Ok(open_in(&self.transaction(), image, choice, &gate, how)?)
     }
 }
 
@@ -136,18 +70,12 @@ impl Editing {
 
     /// Whether nothing is to be written.
     pub(crate) fn is_dry_run(&self) -> bool {
-        self.dry_run
+        self.caution.is_dry_run()
     }
 
     /// Refuses an image that machines are built on, unless that was forced.
     pub(crate) fn allow(&self, image: &Path) -> anyhow::Result<()> {
-        if !self.force {
-            refuse_base(image)?;
-        }
-        if self.dry_run {
-            refuse_pending(image, &self.opening.transaction())?;
-        }
-        Ok(())
+        self.caution.allow(image, &self.opening)
     }
 
     /// Checks the image, also where it is so damaged that it does not open, and repairs it in one transaction.
@@ -173,7 +101,7 @@ impl Editing {
         if access == Access::Write {
             file.flush()?;
             drop(file);
-            match self.dry_run {
+            match self.is_dry_run() {
                 true => print_plan(&transaction.plan()?)?,
                 false => drop(transaction.commit()?),
             }
@@ -218,10 +146,8 @@ impl Editing {
         let answer = change(&opened)?;
         opened.flush()?;
         drop(opened);
-        let plan: Plan;
-        if self.dry_run {
-            plan = transaction.plan()?;
-            print_plan(&plan)?;
+        if self.is_dry_run() {
+            print_plan(&transaction.plan()?)?;
         } else {
             transaction.commit()?;
         }
