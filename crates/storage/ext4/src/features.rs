@@ -114,14 +114,14 @@ const READABLE: u32 = incompat::FILETYPE
 /// Incompatible features whose volumes can be written too. `mmp` needs a live protocol with other hosts.
 const WRITABLE: u32 = READABLE & !incompat::MMP;
 
-/// Read-only compatible features whose volumes can be written. Quota files would have to follow each
-/// change, `bigalloc` allocates in clusters.
+/// Read-only compatible features whose volumes can be written; `bigalloc` allocates in clusters.
 const WRITABLE_RO: u32 = ro_compat::SPARSE_SUPER
     | ro_compat::LARGE_FILE
     | ro_compat::HUGE_FILE
     | ro_compat::GDT_CSUM
     | ro_compat::DIR_NLINK
     | ro_compat::EXTRA_ISIZE
+    | ro_compat::QUOTA
     | ro_compat::METADATA_CSUM
     | ro_compat::PROJECT
     | ro_compat::VERITY
@@ -217,8 +217,8 @@ mod tests {
         let features = Features { incompat: 0x1 | 0x8000_0000, ..Features::default() };
         let message = features.check_readable().unwrap_err().to_string();
         assert!(message.contains("compression, unknown bits 0x80000000"), "{message}");
-        let features = Features { ro_compat: ro_compat::QUOTA, ..Features::default() };
+        let features = Features { ro_compat: 0x4000, ..Features::default() };
         features.check_readable().unwrap();
-        assert!(features.check_writable().unwrap_err().to_string().contains("quota"));
+        assert!(features.check_writable().unwrap_err().to_string().contains("shared_blocks"));
     }
 }

@@ -192,11 +192,12 @@ impl FileSystem for Ext4 {
     fn set_attributes(&mut self, inode: InodeNumber, attributes: &SetAttributes) -> Result<()> {
         self.check_writable()?;
         let mut inode = self.inode_of(inode)?;
+        let owner = (attributes.uid.unwrap_or(inode.uid), attributes.gid.unwrap_or(inode.gid));
+        self.reserve_quota(owner.0, owner.1, inode.project)?;
         if let Some(mode) = attributes.mode {
             self.change_mode(&mut inode, mode)?;
         }
-        inode.uid = attributes.uid.unwrap_or(inode.uid);
-        inode.gid = attributes.gid.unwrap_or(inode.gid);
+        (inode.uid, inode.gid) = owner;
         inode.accessed = attributes.accessed.unwrap_or(inode.accessed);
         inode.modified = attributes.modified.unwrap_or(inode.modified);
         // An inode without the field has no time of birth to change.

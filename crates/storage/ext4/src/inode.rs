@@ -289,6 +289,15 @@ impl Inode {
     }
 }
 
+/// The inode that a record held, where it was in use and is not damaged; its checksum is of no concern.
+pub(crate) fn in_use(superblock: &Superblock, number: u32, record: &[u8]) -> Option<Inode> {
+    let raw = raw_inode(record);
+    if raw.i_mode.get() == 0 || raw.i_links_count.get() == 0 {
+        return None;
+    }
+    Inode::parse_unsealed(superblock, number, record.to_vec()).ok()
+}
+
 fn raw_inode(record: &[u8]) -> RawInode {
     let mut full = [0; size_of::<RawInode>()];
     let len = record.len().min(full.len());

@@ -80,6 +80,7 @@ mod namespace;
 mod node_write;
 mod orphans;
 mod probe;
+mod quota;
 mod recovery;
 mod superblock;
 mod sync;

@@ -135,6 +135,8 @@ impl Ext4 {
         if directory {
             self.check_subdirectory(&parent)?;
         }
+        let inherits = parent.has_flag(flags::PROJECT_INHERIT);
+        self.reserve_quota(node.uid, node.gid, if inherits { parent.project } else { 0 })?;
         let inode = self.new_inode(&parent, node)?;
         self.put_inode(&inode)?;
         if let Err(error) = self.add_name(dir, name, inode.number, inode.file_type) {

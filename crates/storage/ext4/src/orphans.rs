@@ -61,6 +61,7 @@ impl Ext4 {
         inode.dtime = 0;
         if inode.links == 0 {
             self.check_attributes_removable(&inode)?;
+            self.count_orphan(&inode)?;
             return self.remove_inode(inode);
         }
         if inode.has_blocks(&self.superblock) {

@@ -126,6 +126,7 @@ impl Ext4 {
         superblock.features.check_writable()?;
         superblock.features.incompat &= !incompat::RECOVER;
         *self = Self::assemble(disk, superblock, options)?;
+        self.load_quota()?;
         fast_replay::apply(self, &recovery.fast_commits)?;
         // Everything is in its place before the journal forgets it: a crash in between replays it again.
         self.changed = true;

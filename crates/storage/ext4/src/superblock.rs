@@ -313,6 +313,14 @@ impl Superblock {
         self.raw.s_orphan_file_inum.get()
     }
 
+    /// The inodes of the quota files of users, groups and projects; zero where there is none.
+    pub(crate) fn quota_inodes(&self) -> [u32; 3] {
+        let raw = &self.raw;
+        let inodes = [&raw.s_usr_quota_inum, &raw.s_grp_quota_inum, &raw.s_prj_quota_inum];
+        let tracked = self.features.has_ro_compat(ro_compat::QUOTA);
+        inodes.map(|inode| if tracked { inode.get() } else { 0 })
+    }
+
     /// The head of the list of inodes whose removal or truncation was under way.
     pub(crate) fn last_orphan(&self) -> u32 {
         self.raw.s_last_orphan.get()

@@ -5,12 +5,13 @@ use crate::layout::SUPERBLOCK_OFFSET;
 use crate::volume::Ext4;
 
 impl Ext4 {
-    /// Writes bitmaps' checksums into descriptors, descriptors and all other metadata into their blocks, and
+    /// Writes what owners use into the quota files, bitmaps' checksums into descriptors, descriptors and all other metadata into their blocks, and
     /// the superblock last.
     pub(crate) fn sync_volume(&mut self) -> Result<()> {
         if !self.writable || !self.changed {
             return Ok(());
         }
+        self.write_quota()?;
         self.seal_bitmaps()?;
         self.groups.write(&mut self.cache, &self.superblock)?;
         self.cache.flush()?;

@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Place, Result};
 use crate::group::Groups;
 use crate::inode::Inode;
 use crate::mapping::{self, Run};
+use crate::quota::Quota;
 use crate::superblock::Superblock;
 
 /// How a volume is opened.
@@ -47,6 +48,8 @@ pub struct Ext4 {
     pub(crate) writable: bool,
     /// Whether anything has changed since the last sync.
     pub(crate) changed: bool,
+    /// The quota files, where the volume has any and is open for writing.
+    pub(crate) quota: Option<Quota>,
 }
 
 impl std::fmt::Debug for Ext4 {
@@ -81,6 +84,9 @@ impl Ext4 {
         volume.recover(options)?;
         if options.write {
             volume.check_clean()?;
+            if volume.quota.is_none() {
+                volume.load_quota()?;
+            }
             volume.process_orphans()?;
             volume.sync_volume()?;
         }
@@ -96,7 +102,16 @@ impl Ext4 {
         groups.count_free(&mut superblock);
         let group_states = vec![GroupState::default(); superblock.groups as usize];
         let now = Timestamp { seconds: superblock.last_used(), nanoseconds: 0 };
-        Ok(Self { cache, superblock, groups, group_states, now, writable: options.write, changed: false })
+        Ok(Self {
+            cache,
+            superblock,
+            groups,
+            group_states,
+            now,
+            writable: options.write,
+            changed: false,
+            quota: None,
+        })
     }
 
     /// Refuses to write to a volume whose counts and bitmaps may be wrong.
@@ -167,6 +182,10 @@ impl Ext4 {
     pub(crate) fn put_inode(&mut self, inode: &Inode) -> Result<()> {
         let (block, at) = self.inode_location(inode.number)?;
         let record = inode.encode(&self.superblock);
+        if self.quota.is_some() {
+            let before = self.cache.read(block)?;
+            self.count_change(inode.number, &before[at..at + record.len()], inode)?;
+        }
         self.cache.modify(block)?[at..at + record.len()].copy_from_slice(&record);
         self.changed = true;
         Ok(())

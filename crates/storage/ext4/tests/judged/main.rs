@@ -9,6 +9,7 @@ mod journals;
 #[path = "../oracle/mod.rs"]
 mod oracle;
 mod populate;
+mod quota;
 mod random;
 mod reading;
 mod tree;
