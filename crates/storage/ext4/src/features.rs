@@ -5,7 +5,9 @@ use crate::error::FeatureNames;
 
 /// Bits of `s_feature_compat`.
 pub(crate) mod compat {
+    pub(crate) const IMAGIC_INODES: u32 = 0x2;
     pub(crate) const HAS_JOURNAL: u32 = 0x4;
+    pub(crate) const RESIZE_INODE: u32 = 0x10;
     pub(crate) const DIR_INDEX: u32 = 0x20;
     pub(crate) const SPARSE_SUPER2: u32 = 0x200;
     pub(crate) const ORPHAN_FILE: u32 = 0x1000;
@@ -40,16 +42,17 @@ pub(crate) mod ro_compat {
     pub(crate) const BIGALLOC: u32 = 0x200;
     pub(crate) const METADATA_CSUM: u32 = 0x400;
     pub(crate) const PROJECT: u32 = 0x2000;
+    pub(crate) const SHARED_BLOCKS: u32 = 0x4000;
     pub(crate) const VERITY: u32 = 0x8000;
     pub(crate) const ORPHAN_PRESENT: u32 = 0x1_0000;
 }
 
 const COMPAT_NAMES: &[(u32, &str)] = &[
     (0x1, "dir_prealloc"),
-    (0x2, "imagic_inodes"),
+    (compat::IMAGIC_INODES, "imagic_inodes"),
     (compat::HAS_JOURNAL, "has_journal"),
     (0x8, "ext_attr"),
-    (0x10, "resize_inode"),
+    (compat::RESIZE_INODE, "resize_inode"),
     (compat::DIR_INDEX, "dir_index"),
     (compat::SPARSE_SUPER2, "sparse_super2"),
     (0x400, "fast_commit"),
@@ -91,7 +94,7 @@ const RO_COMPAT_NAMES: &[(u32, &str)] = &[
     (0x800, "replica"),
     (0x1000, "read-only"),
     (ro_compat::PROJECT, "project"),
-    (0x4000, "shared_blocks"),
+    (ro_compat::SHARED_BLOCKS, "shared_blocks"),
     (ro_compat::VERITY, "verity"),
     (ro_compat::ORPHAN_PRESENT, "orphan_present"),
 ];

@@ -145,6 +145,13 @@ pub(crate) fn checksums(superblock: &Superblock, number: u32, bytes: &[u8]) -> (
     }
 }
 
+/// Whether a descriptor declares anything never written or unused, which means nothing without a checksum.
+pub(crate) fn has_flags(bytes: &[u8]) -> bool {
+    let raw = raw_group(bytes);
+    let unused = raw.bg_itable_unused_lo != 0 || raw.bg_itable_unused_hi != 0;
+    unused || raw.bg_flags.get() & (INODE_UNINIT | BLOCK_UNINIT) != 0
+}
+
 /// Reads a descriptor without believing any of it.
 pub(crate) fn decode(superblock: &Superblock, bytes: &[u8]) -> Group {
     let raw = raw_group(bytes);

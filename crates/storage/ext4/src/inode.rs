@@ -14,9 +14,13 @@ pub(crate) const ROOT_INODE: u32 = 2;
 
 /// Bits of `i_flags`.
 pub(crate) mod flags {
+    pub(crate) const IMMUTABLE: u32 = 0x10;
+    pub(crate) const APPEND: u32 = 0x20;
     pub(crate) const ENCRYPT: u32 = 0x800;
     /// The directory is indexed by hashes.
     pub(crate) const INDEX: u32 = 0x1000;
+    /// A flag of AFS servers, which needs a feature.
+    pub(crate) const IMAGIC: u32 = 0x2000;
     /// `i_blocks` counts filesystem blocks.
     pub(crate) const HUGE_FILE: u32 = 0x4_0000;
     pub(crate) const EXTENTS: u32 = 0x8_0000;
@@ -298,7 +302,7 @@ pub(crate) fn in_use(superblock: &Superblock, number: u32, record: &[u8]) -> Opt
     Inode::parse_unsealed(superblock, number, record.to_vec()).ok()
 }
 
-fn raw_inode(record: &[u8]) -> RawInode {
+pub(crate) fn raw_inode(record: &[u8]) -> RawInode {
     let mut full = [0; size_of::<RawInode>()];
     let len = record.len().min(full.len());
     full[..len].copy_from_slice(&record[..len]);
@@ -317,7 +321,7 @@ fn extra_isize(superblock: &Superblock, number: u32, record: &[u8], raw: &RawIno
     Ok(extra)
 }
 
-fn seed(superblock: &Superblock, number: u32, generation: u32) -> u32 {
+pub(crate) fn seed(superblock: &Superblock, number: u32, generation: u32) -> u32 {
     crc32c(crc32c(superblock.checksum_seed, &number.to_le_bytes()), &generation.to_le_bytes())
 }
 
@@ -342,6 +346,22 @@ fn checksum(superblock: &Superblock, number: u32, record: &[u8], generation: u32
     crc32c(crc, &record[CHECKSUM_HIGH + 2..])
 }
 
+/// The checksum that a record must have, and the one that it has; the same where there is none.
+pub(crate) fn checksums(
+    superblock: &Superblock,
+    number: u32,
+    record: &[u8],
+    raw: &RawInode,
+    extra_isize: u16,
+) -> (u32, u32) {
+    if !superblock.features.metadata_csum() {
+        return (0, 0);
+    }
+    let high = if has_checksum_high(record, extra_isize) { raw.i_checksum_hi.get() } else { 0 };
+    let found = u32::from(raw.l_i_checksum_lo.get()) | u32::from(high) << 16;
+    (checksum(superblock, number, record, raw.i_generation.get(), extra_isize), found)
+}
+
 fn verify(
     superblock: &Superblock,
     number: u32,
@@ -349,12 +369,7 @@ fn verify(
     raw: &RawInode,
     extra_isize: u16,
 ) -> Result<()> {
-    if !superblock.features.metadata_csum() {
-        return Ok(());
-    }
-    let high = if has_checksum_high(record, extra_isize) { raw.i_checksum_hi.get() } else { 0 };
-    let found = u32::from(raw.l_i_checksum_lo.get()) | u32::from(high) << 16;
-    let expected = checksum(superblock, number, record, raw.i_generation.get(), extra_isize);
+    let (expected, found) = checksums(superblock, number, record, raw, extra_isize);
     if found != expected {
         let place = Place::Inode(number.into());
         return Err(Error::mismatch(place, "its checksum", expected.into(), found.into()));

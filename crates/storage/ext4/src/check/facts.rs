@@ -113,6 +113,8 @@ pub(crate) struct DirectoryBlock {
 pub(crate) struct Claims {
     pub(crate) used: Bits,
     pub(crate) twice: Bits,
+    /// Blocks, not clusters, of superblocks, descriptors, bitmaps and inode tables.
+    pub(crate) metadata: Bits,
     /// log2 of how many blocks a cluster has.
     shift: u32,
 }
@@ -122,7 +124,21 @@ impl Claims {
     pub(crate) fn new(blocks: u64, cluster_blocks: u32) -> Self {
         let shift = cluster_blocks.trailing_zeros();
         let clusters = blocks.div_ceil(u64::from(cluster_blocks));
-        Self { used: Bits::new(clusters), twice: Bits::new(clusters), shift }
+        Self { used: Bits::new(clusters), twice: Bits::new(clusters), metadata: Bits::new(blocks), shift }
+    }
+
+    /// Takes the clusters of all metadata.
+    pub(crate) fn take_metadata(&mut self) {
+        if self.shift == 0 {
+            self.used = self.metadata.clone();
+            return;
+        }
+        let mut at = 0;
+        while let Some(block) = self.metadata.next(at) {
+            let cluster = self.cluster(block);
+            self.used.set(cluster);
+            at = (cluster + 1) << self.shift;
+        }
     }
 
     /// The cluster of a block.

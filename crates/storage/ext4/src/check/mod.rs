@@ -15,10 +15,14 @@
 
 mod bitmaps;
 mod bits;
+mod block_map;
 mod connectivity;
+mod content;
 mod directories;
+mod extent_tree;
 mod facts;
 mod groups;
+mod inline;
 mod inodes;
 mod journal;
 mod links;
@@ -27,6 +31,9 @@ mod problem;
 mod quota;
 mod reader;
 mod report;
+mod reserved;
+mod resize_inode;
+mod special;
 mod superblock;
 mod xattrs;
 
@@ -91,6 +98,8 @@ pub(crate) struct Checker {
     pub(crate) directory_blocks: Vec<DirectoryBlock>,
     pub(crate) stats: Stats,
     pub(crate) journal_replayed: bool,
+    /// Whether there is a file of 2 GiB or more.
+    pub(crate) has_large_files: bool,
     /// What the pass over extended attributes knows.
     pub(crate) xattrs: xattrs::Attributes,
     /// What the pass over quotas knows.
@@ -101,7 +110,9 @@ impl Checker {
     /// Runs every pass, in the order in which one builds on another.
     fn run(&mut self) -> Result<()> {
         journal::check(self)?;
+        superblock::check(self)?;
         groups::check(self)?;
+        resize_inode::check(self)?;
         orphans::check(self)?;
         inodes::check(self)?;
         xattrs::check(self)?;
@@ -113,12 +124,13 @@ impl Checker {
     }
 
     fn into_report(self) -> Report {
-        let repaired = self.findings.kept.iter().filter(|finding| finding.repaired).count() as u64;
+        let repaired = self.findings.kept.iter().filter(|finding| finding.repaired);
+        let damage = repaired.clone().filter(|finding| finding.kind.is_damage()).count() as u64;
         Report {
-            clean: repaired == self.findings.total,
+            clean: damage == self.findings.damage,
             total: self.findings.total,
+            repaired: repaired.count() as u64,
             findings: self.findings.kept,
-            repaired,
             journal_replayed: self.journal_replayed,
             stats: self.stats,
         }

@@ -1,6 +1,7 @@
 //! What can be wrong with a volume: one line per problem.
 
-/// Declares every problem once: its variant, its stable code, its text, and whether repairing it is safe.
+/// Declares every problem once: its variant, its stable code, its text, and whether repairing it is
+/// `safe` or `unsafe`; a `notice` can be repaired and is no damage.
 macro_rules! problems {
     ($($(#[doc = $doc:literal])* $name:ident = $code:literal, $text:literal, $repair:ident;)*) => {
         /// Something that is wrong with a volume.
@@ -28,16 +29,31 @@ macro_rules! problems {
             pub fn is_repairable(self) -> bool {
                 match self { $(Self::$name => repairable!($repair),)* }
             }
+
+            /// Whether a volume with it is damaged. What is left is lived with, such as a total that every kernel
+            /// brings up to date when it mounts the volume.
+            pub fn is_damage(self) -> bool {
+                match self { $(Self::$name => damage!($repair),)* }
+            }
         }
     };
 }
 
 macro_rules! repairable {
-    (safe) => {
-        true
-    };
     (unsafe) => {
         false
+    };
+    ($other:ident) => {
+        true
+    };
+}
+
+macro_rules! damage {
+    (notice) => {
+        false
+    };
+    ($other:ident) => {
+        true
     };
 }
 
@@ -48,14 +64,16 @@ problems! {
     SuperblockField = "superblock-field", "a field of the superblock is impossible", unsafe;
     VolumeTooLong = "volume-too-long", "the volume is longer than its disk", unsafe;
     StateNotClean = "state-not-clean", "the volume is not marked as cleanly unmounted", safe;
-    FreeBlocksTotal = "free-blocks-total", "the number of free blocks in the superblock is wrong", safe;
-    FreeInodesTotal = "free-inodes-total", "the number of free inodes in the superblock is wrong", safe;
+    FreeBlocksTotal = "free-blocks-total", "the number of free blocks in the superblock is wrong", notice;
+    FreeInodesTotal = "free-inodes-total", "the number of free inodes in the superblock is wrong", notice;
     Time = "time", "a time in the superblock is in the future", safe;
     Mmp = "mmp", "the block of the multiple mount protection is wrong", unsafe;
 
     // Group descriptors.
     GroupChecksum = "group-checksum", "the checksum of a group descriptor is wrong", unsafe;
     GroupPlace = "group-place", "a group's bitmaps or inode table are not where they may be", unsafe;
+    GroupOverlap = "group-overlap", "a group's bitmaps or inode table overlap other metadata", unsafe;
+    GroupCount = "group-count", "a number in a group descriptor is impossible", unsafe;
     GroupUninit = "group-uninit", "a group's flags do not fit what is in use in it", safe;
     GroupFreeBlocks = "group-free-blocks", "the number of free blocks in a group is wrong", safe;
     GroupFreeInodes = "group-free-inodes", "the number of free inodes in a group is wrong", safe;
@@ -67,6 +85,8 @@ problems! {
     JournalSuperblock = "journal-superblock", "the superblock of the journal is damaged", unsafe;
     JournalContent = "journal-content", "what the journal holds cannot be replayed", unsafe;
     JournalFlag = "journal-flag", "the flags of the journal contradict one another", unsafe;
+    JournalElsewhere = "journal-elsewhere", "the journal is on another device and holds changes", unsafe;
+    FastCommits = "fast-commits", "the journal holds fast commits, which have to be replayed first", unsafe;
     ResizeInode = "resize-inode", "the inode of the blocks reserved for growing is wrong", unsafe;
     ReservedInode = "reserved-inode", "a reserved inode is not what it must be", unsafe;
     RootInode = "root-inode", "the root is not a directory", unsafe;
@@ -80,6 +100,7 @@ problems! {
     InodeSize = "inode-size", "the size of an inode's content does not fit its blocks", unsafe;
     InodeBlocks = "inode-blocks", "the number of blocks of an inode is wrong", safe;
     DeletedTime = "deleted-time", "an inode in use has a time of deletion, or a deleted one none", unsafe;
+    OrphanLink = "orphan-link", "an inode is part of the list of orphans, by a time of deletion that is a number", safe;
     ImpossibleTime = "impossible-time", "a time of an inode is impossible", safe;
     ExtentTree = "extent-tree", "a node of an extent tree is damaged", unsafe;
     ExtentRange = "extent-range", "an extent is impossible or out of order", unsafe;

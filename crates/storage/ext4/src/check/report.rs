@@ -111,7 +111,7 @@ pub struct Report {
     pub total: u64,
     /// How many of them were put right.
     pub repaired: u64,
-    /// Whether nothing is wrong, or nothing any more.
+    /// Whether nothing is damaged, or nothing any more. Notices ([`Problem::is_damage`]) do not count.
     pub clean: bool,
     /// Whether the journal held changes, which were followed before anything was checked.
     pub journal_replayed: bool,
@@ -124,6 +124,8 @@ pub struct Report {
 pub(crate) struct Findings {
     pub(crate) kept: Vec<Finding>,
     pub(crate) total: u64,
+    /// How many of all are damage.
+    pub(crate) damage: u64,
     pub(crate) limit: usize,
 }
 
@@ -131,6 +133,11 @@ impl Findings {
     /// States that something is wrong.
     pub(crate) fn add(&mut self, kind: Problem, place: Place) {
         self.push(kind, place, "", None, None);
+    }
+
+    /// States that a field is wrong whose value says nothing.
+    pub(crate) fn add_field(&mut self, kind: Problem, place: Place, field: &'static str) {
+        self.push(kind, place, field, None, None);
     }
 
     /// States that a field is wrong.
@@ -159,6 +166,7 @@ impl Findings {
         found: Option<u64>,
     ) {
         self.total += 1;
+        self.damage += u64::from(kind.is_damage());
         if self.kept.len() < self.limit {
             self.kept.push(Finding { kind, place, field, expected, found, repaired: false });
         }
