@@ -109,7 +109,8 @@ fn impossible_fields(checker: &Checker) -> Vec<&'static str> {
     let superblock = &checker.superblock;
     let (raw, features) = (superblock.raw(), superblock.features);
     let room = superblock.inode_size - 128;
-    let bad_extra = |extra: u16| room != 0 && extra != 0 && (extra < 4 || extra > room || extra % 4 != 0);
+    let bad_extra =
+        |extra: u16| room != 0 && extra != 0 && (extra < 4 || extra > room || !extra.is_multiple_of(4));
     let in_block = superblock.block_size / u32::from(superblock.inode_size);
     let most_inodes = (in_block.saturating_mul(superblock.blocks_per_group.saturating_sub(4)))
         .min(superblock.block_size * 8);
