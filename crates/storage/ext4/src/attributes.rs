@@ -143,13 +143,13 @@ impl Ext4 {
             BlockPlan::Keep => {}
             BlockPlan::Rewrite => self.cache.put(old, attributes.encode_block(old, seed))?,
             BlockPlan::Allocate { release } => {
-                let goal = self.goal(inode, 0)?;
+                let goal = self.metadata_goal(inode);
                 let (new, _) = self.allocate_blocks(goal, 1)?;
                 self.cache.put(new, attributes.encode_block(new, seed))?;
                 inode.xattr_block = new;
                 match release {
                     true => xattr::release_block(self.cache.modify(old)?, old, seed),
-                    false => inode.sectors += self.block_size() / 512,
+                    false => inode.sectors += self.superblock.cluster_sectors(),
                 }
             }
             BlockPlan::Release | BlockPlan::Free => self.drop_attribute_block(inode)?,
@@ -173,7 +173,7 @@ impl Ext4 {
             _ => xattr::release_block(self.cache.modify(number)?, number, seed),
         }
         inode.xattr_block = 0;
-        inode.sectors = inode.sectors.saturating_sub(self.block_size() / 512);
+        inode.sectors = inode.sectors.saturating_sub(self.superblock.cluster_sectors());
         Ok(())
     }
 

@@ -5,39 +5,54 @@ pub(crate) fn is_set(bits: &[u8], at: u32) -> bool {
     bits[at as usize / 8] >> (at % 8) & 1 == 1
 }
 
+/// The bits `from..to` of a byte, where `from` is below 8.
+fn mask(from: u32, to: u32) -> u8 {
+    let below = |end: u32| if end >= 8 { 0xff } else { (1_u8 << end) - 1 };
+    below(to) & !below(from)
+}
+
 /// Sets or clears the bits of a range.
 pub(crate) fn fill(bits: &mut [u8], from: u32, to: u32, set: bool) {
-    let mut at = from;
-    while at < to {
-        let byte = &mut bits[at as usize / 8];
-        if at.is_multiple_of(8) && to - at >= 8 {
-            *byte = if set { 0xff } else { 0 };
-            at += 8;
-            continue;
-        }
-        let bit = 1 << (at % 8);
-        *byte = if set { *byte | bit } else { *byte & !bit };
-        at += 1;
+    if from >= to {
+        return;
     }
+    let (first, last) = (from as usize / 8, (to as usize - 1) / 8);
+    let change = |byte: &mut u8, mask: u8| *byte = if set { *byte | mask } else { *byte & !mask };
+    if first == last {
+        return change(&mut bits[first], mask(from % 8, from % 8 + (to - from)));
+    }
+    change(&mut bits[first], mask(from % 8, 8));
+    bits[first + 1..last].fill(if set { 0xff } else { 0 });
+    change(&mut bits[last], mask(0, (to - 1) % 8 + 1));
 }
 
 /// Finds the first bit of the given value in a range; its end where there is none.
 pub(crate) fn find(bits: &[u8], from: u32, to: u32, set: bool) -> u32 {
-    // What a byte is when it holds no bit of the value sought.
-    let boring = if set { 0 } else { 0xff };
-    let mut at = from;
-    while at < to {
-        let index = at as usize / 8;
-        if at.is_multiple_of(8) {
-            let whole =
-                bits[index..(to as usize / 8).max(index)].iter().take_while(|byte| **byte == boring).count();
-            at += whole as u32 * 8;
-            if whole > 0 {
-                continue;
-            }
+    if from >= to {
+        return to;
+    }
+    // Turned around so that always a set bit is sought.
+    let turn = if set { 0 } else { 0xff };
+    let mut at = from as usize / 8;
+    let byte = (bits[at] ^ turn) & mask(from % 8, 8);
+    if byte != 0 {
+        return (at as u32 * 8 + byte.trailing_zeros()).min(to);
+    }
+    at += 1;
+    let end = (to as usize).div_ceil(8);
+    let wide = u64::from_le_bytes([turn; 8]);
+    for word in bits[at..end.max(at)].chunks_exact(8) {
+        let word =
+            u64::from_le_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]);
+        if word != wide {
+            return (at as u32 * 8 + (word ^ wide).trailing_zeros()).min(to);
         }
-        if is_set(bits, at) == set {
-            return at;
+        at += 8;
+    }
+    while at < end {
+        let byte = bits[at] ^ turn;
+        if byte != 0 {
+            return (at as u32 * 8 + byte.trailing_zeros()).min(to);
         }
         at += 1;
     }

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Place, Result};
 use crate::extents::{
     self, Entries, Extent, Index, LOGICAL_LIMIT, MAX_DEPTH, MAX_UNWRITTEN, MAX_WRITTEN, Node, child_for,
     child_range,
@@ -32,6 +32,10 @@ struct Edit {
     spare: Vec<u64>,
     /// Blocks of nodes that are no longer there.
     dropped: Vec<u64>,
+    /// The clusters of the file at the ends of a cut that stay in use.
+    kept: [Option<u64>; 2],
+    /// The last cluster of the file that was given back.
+    released: Option<u64>,
 }
 
 /// Changes the extents of one leaf.
@@ -41,7 +45,8 @@ impl Ext4 {
     fn edit(&self, inode: &Inode) -> Edit {
         let seed = inode.checksum_seed(&self.superblock);
         let capacity = extents::capacity(self.superblock.block_size as usize);
-        Edit { seed, capacity, spare: Vec::new(), dropped: Vec::new() }
+        let (spare, dropped) = (Vec::new(), Vec::new());
+        Edit { seed, capacity, spare, dropped, kept: [None; 2], released: None }
     }
 
     fn read_child(&self, edit: &Edit, index: Index, depth: u16, range: Range<u64>) -> Result<Node> {
@@ -55,7 +60,7 @@ impl Ext4 {
 
     /// Maps logical blocks that are a hole. Changes nothing where it fails.
     pub(crate) fn insert_extent(&mut self, inode: &mut Inode, extent: Extent) -> Result<()> {
-        self.change_leaf(inode, extent.logical, extent.start, &mut |list| {
+        self.change_leaf(inode, extent.logical, &mut |list| {
             let at = list.partition_point(|other| other.logical < extent.logical);
             list.insert(at, extent);
             merge_around(list, at);
@@ -66,7 +71,7 @@ impl Ext4 {
     pub(crate) fn mark_written(&mut self, inode: &mut Inode, part: Range<u64>) -> Result<()> {
         let Some(extent) = self.extent_around(inode, part.start)? else { return Ok(()) };
         let written = Extent { unwritten: false, ..extent.part(part) };
-        self.change_leaf(inode, extent.logical, extent.start, &mut |list| {
+        self.change_leaf(inode, extent.logical, &mut |list| {
             if let Some(at) = replace(list, extent, written) {
                 merge_around(list, at);
             }
@@ -74,9 +79,10 @@ impl Ext4 {
     }
 
     /// Applies a change to the leaf that is responsible for a logical block.
-    fn change_leaf(&mut self, inode: &mut Inode, logical: u32, goal: u64, change: Change<'_>) -> Result<()> {
+    fn change_leaf(&mut self, inode: &mut Inode, logical: u32, change: Change<'_>) -> Result<()> {
         let mut root = extents::root(&self.superblock, inode)?;
         let mut edit = self.edit(inode);
+        let goal = self.metadata_goal(inode);
         for _ in 0..self.full_nodes(&edit, &root, logical)? {
             match self.allocate_blocks(goal, 1) {
                 Ok((block, _)) => edit.spare.push(block),
@@ -93,12 +99,8 @@ impl Ext4 {
             self.grow(&mut edit, &mut root)?;
         }
         root.encode(&mut inode.block);
-        inode.sectors += self.sectors_of((taken - edit.spare.len()) as u64);
+        inode.sectors += (taken - edit.spare.len()) as u64 * self.superblock.cluster_sectors();
         self.return_spares(edit)
-    }
-
-    fn sectors_of(&self, blocks: u64) -> u64 {
-        blocks * (self.block_size() / 512)
     }
 
     /// How many nodes, from the leaf upwards, might have no room.
@@ -194,31 +196,50 @@ impl Ext4 {
         if cut.is_empty() {
             return Ok(());
         }
+        let mut edit = self.edit(inode);
+        edit.kept = self.clusters_kept(inode, &cut)?;
         let around = self.extent_around(inode, cut.start)?;
         let splits = |extent: &Extent| u64::from(extent.logical) < cut.start && cut.end < extent.end();
         if let Some(extent) = around.filter(splits) {
-            self.change_leaf(inode, extent.logical, extent.start, &mut |list| {
+            self.change_leaf(inode, extent.logical, &mut |list| {
                 if let Some(at) = replace(list, extent, extent.part(cut.clone())) {
                     list.remove(at);
                 }
             })?;
-            return self.release(inode, extent.part(cut));
+            return self.release(&mut edit, inode, extent.part(cut));
         }
         let mut root = extents::root(&self.superblock, inode)?;
-        let mut edit = self.edit(inode);
         self.cut_below(&mut edit, inode, &mut root, ALL, &cut)?;
         self.shrink(&mut edit, &mut root)?;
         root.encode(&mut inode.block);
         for block in edit.dropped {
             self.free_blocks(block, 1)?;
-            inode.sectors = inode.sectors.saturating_sub(self.sectors_of(1));
+            inode.sectors = inode.sectors.saturating_sub(self.superblock.cluster_sectors());
         }
         Ok(())
     }
 
-    fn release(&mut self, inode: &mut Inode, extent: Extent) -> Result<()> {
-        self.free_blocks(extent.start, extent.len.into())?;
-        inode.sectors = inode.sectors.saturating_sub(self.sectors_of(extent.len.into()));
+    /// Gives back the clusters of an extent, or of a part of one, that nothing else of the file is in.
+    fn release(&mut self, edit: &mut Edit, inode: &mut Inode, extent: Extent) -> Result<()> {
+        let cluster = u64::from(self.superblock.cluster_blocks);
+        let within = u64::from(extent.logical) % cluster;
+        if extent.start % cluster != within && cluster > 1 {
+            let problem = "an extent does not lie in its clusters as it does in the file";
+            return Err(Error::corrupt(Place::Inode(inode.number.into()), problem));
+        }
+        let first = u64::from(extent.logical) / cluster;
+        let last = (extent.end() - 1) / cluster;
+        let stays =
+            |number| cluster > 1 && (edit.kept.contains(&Some(number)) || edit.released == Some(number));
+        let from = first + u64::from(stays(first));
+        let to = last + 1 - u64::from(stays(last));
+        edit.released = Some(last);
+        if from < to {
+            let start = extent.start - within + (from - first) * cluster;
+            self.free_blocks(start, (to - from) * cluster)?;
+            let sectors = (to - from) * self.superblock.cluster_sectors();
+            inode.sectors = inode.sectors.saturating_sub(sectors);
+        }
         Ok(())
     }
 
@@ -234,7 +255,7 @@ impl Ext4 {
         let children = match &mut node.entries {
             Entries::Leaf(list) => {
                 for extent in list.iter().filter(|extent| overlaps(extent, cut)) {
-                    self.release(inode, extent.part(cut.clone()))?;
+                    self.release(edit, inode, extent.part(cut.clone()))?;
                 }
                 *list = list.iter().flat_map(|extent| outside(extent, cut)).collect();
                 return Ok(());
@@ -242,10 +263,12 @@ impl Ext4 {
             Entries::Inner(children) => children,
         };
         let mut kept = Vec::with_capacity(children.len());
+        let mut changed = Vec::with_capacity(children.len());
         for at in 0..children.len() {
             let (mut index, below) = (children[at], child_range(children, at, &range));
             if below.end <= cut.start || cut.end <= below.start {
                 kept.push(index);
+                changed.push(false);
                 continue;
             }
             let mut child = self.read_child(edit, index, node.depth - 1, below.clone())?;
@@ -260,9 +283,123 @@ impl Ext4 {
             }
             index.logical = first;
             kept.push(index);
+            changed.push(child != before);
         }
+        self.join_children(edit, &mut kept, changed, node.depth - 1, &range)?;
         *children = kept;
         Ok(())
+    }
+
+    /// Joins changed children with those beside them, where both fit into one.
+    fn join_children(
+        &mut self,
+        edit: &mut Edit,
+        children: &mut Vec<Index>,
+        mut changed: Vec<bool>,
+        depth: u16,
+        range: &Range<u64>,
+    ) -> Result<()> {
+        let mut at = 1;
+        while at < children.len() {
+            if !changed[at - 1] && !changed[at] {
+                at += 1;
+                continue;
+            }
+            let read =
+                |at: usize| self.read_child(edit, children[at], depth, child_range(children, at, range));
+            let (mut left, right) = (read(at - 1)?, read(at)?);
+            if left.len() + right.len() > edit.capacity {
+                at += 1;
+                continue;
+            }
+            left.append(right);
+            self.write_node(edit, children[at - 1].child, &left)?;
+            edit.dropped.push(children.remove(at).child);
+            changed.remove(at);
+            changed[at - 1] = true;
+        }
+        Ok(())
+    }
+
+    /// Cuts the extent around a logical block into two there.
+    pub(crate) fn split_extent(&mut self, inode: &mut Inode, at: u64) -> Result<()> {
+        let Some(extent) = self.extent_around(inode, at)?.filter(|extent| u64::from(extent.logical) < at)
+        else {
+            return Ok(());
+        };
+        self.change_leaf(inode, extent.logical, &mut |list| {
+            replace(list, extent, extent.part(at..extent.end()));
+        })
+    }
+
+    /// Joins the extent that begins at a logical block with the one before it, where they continue each other.
+    pub(crate) fn join_extents(&mut self, inode: &mut Inode, at: u64) -> Result<()> {
+        let Some(extent) = self.extent_around(inode, at)? else { return Ok(()) };
+        self.change_leaf(inode, extent.logical, &mut |list| {
+            if let Some(at) = list.iter().position(|other| *other == extent) {
+                merge_around(list, at);
+            }
+        })
+    }
+
+    /// Moves every extent from a logical block on by some blocks; none lies across it, or where they go.
+    pub(crate) fn shift_extents(&mut self, inode: &mut Inode, from: u64, by: i64) -> Result<()> {
+        let mut root = extents::root(&self.superblock, inode)?;
+        let edit = self.edit(inode);
+        self.shift_below(&edit, &mut root, ALL, from, by)?;
+        root.encode(&mut inode.block);
+        Ok(())
+    }
+
+    fn shift_below(
+        &mut self,
+        edit: &Edit,
+        node: &mut Node,
+        range: Range<u64>,
+        from: u64,
+        by: i64,
+    ) -> Result<()> {
+        let place = |logical: u32| {
+            let moved = u64::from(logical).checked_add_signed(by).and_then(|moved| u32::try_from(moved).ok());
+            moved.ok_or_else(|| {
+                Error::plain(ErrorKind::InvalidInput, "the file would be larger than it can be")
+            })
+        };
+        let children = match &mut node.entries {
+            Entries::Leaf(list) => {
+                for extent in list.iter_mut().filter(|extent| u64::from(extent.logical) >= from) {
+                    extent.logical = place(extent.logical)?;
+                }
+                return Ok(());
+            }
+            Entries::Inner(children) => children,
+        };
+        for at in 0..children.len() {
+            let (index, below) = (children[at], child_range(children, at, &range));
+            if below.end > from {
+                let mut child = self.read_child(edit, index, node.depth - 1, below.clone())?;
+                self.shift_below(edit, &mut child, below, from, by)?;
+                self.write_node(edit, index.child, &child)?;
+                children[at].logical = child.first().unwrap_or(index.logical);
+            }
+        }
+        Ok(())
+    }
+
+    /// One more than the last logical block that the tree maps.
+    pub(crate) fn extents_end(&self, inode: &Inode) -> Result<u64> {
+        let edit = self.edit(inode);
+        let (mut node, mut range) = (extents::root(&self.superblock, inode)?, ALL);
+        loop {
+            match &node.entries {
+                Entries::Leaf(list) => return Ok(list.last().map_or(0, Extent::end)),
+                Entries::Inner(children) => {
+                    let at = children.len() - 1;
+                    range = child_range(children, at, &range);
+                    node = self.read_child(&edit, children[at], node.depth - 1, range.clone())?;
+                }
+            }
+        }
     }
 
     /// Moves what the only child of the root holds into the root, where it fits.

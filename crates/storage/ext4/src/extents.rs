@@ -125,6 +125,16 @@ impl Node {
         }
     }
 
+    /// Adds the entries of the node behind this one.
+    pub(crate) fn append(&mut self, other: Self) {
+        match (&mut self.entries, other.entries) {
+            (Entries::Leaf(left), Entries::Leaf(right)) => left.extend(right),
+            (Entries::Inner(left), Entries::Inner(right)) => left.extend(right),
+            // Both are of one depth.
+            _ => {}
+        }
+    }
+
     /// Validates the bytes of a node, checksum left aside.
     pub(crate) fn parse(superblock: &Superblock, bytes: &[u8], expect: &Expect) -> Result<Self> {
         let corrupt = |problem| Err(Error::corrupt(expect.place, problem));

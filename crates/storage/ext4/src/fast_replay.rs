@@ -4,10 +4,10 @@
 //! maps in the end is given back. Directories are changed by name, never by the blocks they had.
 
 use std::collections::{BTreeSet, HashSet};
+use std::ops::Range;
 
 use crate::error::{Error, Place, Result};
 use crate::extents::Extent;
-use crate::features::ro_compat;
 use crate::inode::{self, Inode, flags};
 use crate::journal::FastCommit;
 use crate::mapping::{Run, RunPlace};
@@ -21,9 +21,7 @@ pub(crate) fn apply(volume: &mut Ext4, changes: &[FastCommit]) -> Result<()> {
     if changes.is_empty() {
         return Ok(());
     }
-    if volume.superblock.features.has_ro_compat(ro_compat::BIGALLOC) {
-        return Err(Error::unsupported("fast commits to a volume with bigalloc"));
-    }
+    volume.superblock.check_clusters()?;
     let mut replay =
         Replay { volume, mapped: HashSet::new(), spare: BTreeSet::new(), touched: BTreeSet::new() };
     replay.take_blocks(changes)?;
@@ -35,7 +33,7 @@ pub(crate) fn apply(volume: &mut Ext4, changes: &[FastCommit]) -> Result<()> {
 
 struct Replay<'a> {
     volume: &'a mut Ext4,
-    /// All blocks that any change maps.
+    /// All clusters that any change maps blocks of.
     mapped: HashSet<u64>,
     /// Those among them that were free and that no file maps so far.
     spare: BTreeSet<u64>,
@@ -60,18 +58,30 @@ impl Replay<'_> {
             if total > MAX_BLOCKS {
                 return Err(Error::unsupported("fast commits of more blocks than can be handled"));
             }
-            for block in *physical..end {
-                self.mapped.insert(block);
-                self.take_again(block)?;
+            for cluster in self.clusters(*physical..end) {
+                self.mapped.insert(cluster);
+                self.take_again(cluster)?;
             }
         }
         Ok(())
     }
 
-    /// Takes a block that a change maps, if it is free.
-    fn take_again(&mut self, block: u64) -> Result<()> {
-        if self.mapped.contains(&block) && self.volume.claim_block(block)? {
-            self.spare.insert(block);
+    /// The clusters that some blocks are in, which are not none.
+    fn clusters(&self, blocks: Range<u64>) -> Range<u64> {
+        let cluster = u64::from(self.volume.superblock.cluster_blocks);
+        blocks.start / cluster..(blocks.end - 1) / cluster + 1
+    }
+
+    /// The first block of a cluster that is one: that of the first cluster is none.
+    fn first_block_of(&self, cluster: u64) -> u64 {
+        let blocks = u64::from(self.volume.superblock.cluster_blocks);
+        (cluster * blocks).max(self.volume.superblock.first_data_block + 1)
+    }
+
+    /// Takes a cluster that a change maps, if it is free.
+    fn take_again(&mut self, cluster: u64) -> Result<()> {
+        if self.mapped.contains(&cluster) && self.volume.claim_block(self.first_block_of(cluster))? {
+            self.spare.insert(cluster);
         }
         Ok(())
     }
@@ -98,7 +108,7 @@ impl Replay<'_> {
         }
     }
 
-    fn unmap(&mut self, inode: &mut Inode, range: std::ops::Range<u64>) -> Result<()> {
+    fn unmap(&mut self, inode: &mut Inode, range: Range<u64>) -> Result<()> {
         let (mut at, mut freed, mut total) = (range.start, Vec::new(), 0);
         while at < range.end {
             let run = self.volume.run_at(inode, at)?;
@@ -115,7 +125,10 @@ impl Replay<'_> {
             at += len;
         }
         self.volume.unmap(inode, range)?;
-        freed.into_iter().flatten().try_for_each(|block| self.take_again(block))
+        for blocks in freed {
+            self.clusters(blocks).try_for_each(|cluster| self.take_again(cluster))?;
+        }
+        Ok(())
     }
 
     fn add_range(&mut self, number: u32, extent: Extent) -> Result<()> {
@@ -152,11 +165,12 @@ impl Replay<'_> {
             (RunPlace::Hole, _) => {}
             _ => self.unmap(inode, range)?,
         }
+        let new = self.volume.new_clusters(inode, part)?;
         self.volume.insert_extent(inode, part)?;
-        inode.sectors += u64::from(part.len) * (self.volume.block_size() / 512);
-        (part.start..part.start + u64::from(part.len)).for_each(|block| {
-            self.spare.remove(&block);
-        });
+        inode.sectors += new * self.volume.superblock.cluster_sectors();
+        for cluster in self.clusters(part.start..part.start + u64::from(part.len)) {
+            self.spare.remove(&cluster);
+        }
         Ok(())
     }
 
@@ -265,7 +279,10 @@ impl Replay<'_> {
                 self.remove(inode)?;
             }
         }
-        self.spare.into_iter().try_for_each(|block| self.volume.free_blocks(block, 1))
+        for cluster in std::mem::take(&mut self.spare) {
+            self.volume.free_blocks(self.first_block_of(cluster), 1)?;
+        }
+        Ok(())
     }
 }
 
@@ -293,14 +310,21 @@ mod tests {
     }
 
     #[test]
-    fn volumes_of_clusters_are_refused() {
+    fn ranges_that_do_not_fit_their_clusters_are_corrupt() {
         need!("mke2fs");
         let disk = made(&["-t", "ext4", "-b", "1024", "-O", "bigalloc,fast_commit", "-C", "16384"]);
-        let mut volume = Ext4::open(disk, Options::default()).unwrap();
-        let range = FastCommit::AddRange { inode: 12, logical: 0, physical: 9000, len: 1, unwritten: false };
-        let error = apply(&mut volume, &[range]).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-        apply(&mut volume, &[]).unwrap();
+        let mut volume = Ext4::open(disk, Options { write: true, ..Options::default() }).unwrap();
+        let node = NewNode { kind: NodeKind::Regular, mode: 0o600, uid: 0, gid: 0 };
+        let number = volume.create(volume.root(), b"file", &node).unwrap();
+        let inode = u32::try_from(number.0).unwrap();
+        let free = volume.superblock.free_blocks;
+        let range =
+            |logical, physical| FastCommit::AddRange { inode, logical, physical, len: 8, unwritten: false };
+        apply(&mut volume, &[range(4, 16 * 600 + 4), range(12, 16 * 600 + 12)]).unwrap();
+        assert_eq!(volume.superblock.free_blocks, free - 2, "one cluster shared, one more");
+        assert_eq!(volume.inode(inode).unwrap().sectors, 64);
+        let error = apply(&mut volume, &[range(64, 16 * 700 + 3)]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     }
 
     #[test]

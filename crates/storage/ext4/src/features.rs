@@ -125,6 +125,7 @@ const WRITABLE_RO: u32 = ro_compat::SPARSE_SUPER
     | ro_compat::DIR_NLINK
     | ro_compat::EXTRA_ISIZE
     | ro_compat::QUOTA
+    | ro_compat::BIGALLOC
     | ro_compat::METADATA_CSUM
     | ro_compat::PROJECT
     | ro_compat::VERITY

@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::extents::{Extent, MAX_WRITTEN};
 use crate::features::ro_compat;
 use crate::inode::{Inode, flags};
 use crate::mapping::{self, Run, RunPlace};
@@ -46,6 +45,7 @@ impl Ext4 {
             self.zero_tail(&inode)?;
         }
         let (written, result) = self.write_blocks(&mut inode, data, offset);
+        self.keep_room(&inode, offset..offset + written)?;
         if written > 0 {
             inode.size = inode.size.max(offset + written);
             debug_assert!(inode.size <= end.max(inode.size));
@@ -84,12 +84,14 @@ impl Ext4 {
         let blocks = (within + data.len() as u64).div_ceil(block_size);
         let run = self.run_at(inode, first)?;
         let run = Run { len: run.len.min(blocks), ..run };
+        let mut taken = None;
         let (start, len, fresh) = match run.place {
             RunPlace::Written(start) => (start, run.len, false),
             RunPlace::Unwritten(start) => (start, run.len, true),
             RunPlace::Hole => {
-                let (start, len) = self.allocate_run(inode, run)?;
-                (start, len, true)
+                let new = self.allocate_run(inode, run)?;
+                taken = Some(new);
+                (new.start, new.len, true)
             }
         };
         let step = (len * block_size - within).min(data.len() as u64) as usize;
@@ -98,21 +100,22 @@ impl Ext4 {
             true => self.write_fresh(start, len, within, &data[..step]),
             false => self.cache.write_data(&data[..step], at),
         };
-        if written.is_err() && run.place == RunPlace::Hole {
-            self.free_blocks(start, len)?;
+        if let (Err(_), Some(taken)) = (&written, taken) {
+            self.return_taken(taken)?;
         }
         written?;
-        match run.place {
-            RunPlace::Written(_) => {}
-            RunPlace::Unwritten(_) => self.mark_written(inode, first..first + len)?,
-            RunPlace::Hole => match self.map_run(inode, first, start, len) {
+        let growth = MAP_GROWTH * u64::from(self.superblock.cluster_blocks);
+        match (run.place, taken) {
+            (RunPlace::Unwritten(_), _) => self.mark_written(inode, first..first + len)?,
+            (_, Some(taken)) => match self.map_taken(inode, first, taken, false) {
                 // The data took the blocks that the map needs to grow: with less data there are some.
-                Err(error) if error.kind() == ErrorKind::NoSpace && len > MAP_GROWTH => {
-                    let shorter = (len - MAP_GROWTH) * block_size - within;
+                Err(error) if error.kind() == ErrorKind::NoSpace && len > growth => {
+                    let shorter = (len - growth) * block_size - within;
                     return self.write_run(inode, &data[..step.min(shorter as usize)], offset);
                 }
                 result => result?,
             },
+            _ => {}
         }
         Ok(step)
     }
@@ -132,52 +135,17 @@ impl Ext4 {
         self.zero_range(first + end..first + total)
     }
 
-    fn zero_range(&mut self, range: Range<u64>) -> Result<()> {
+    pub(crate) fn zero_range(&mut self, range: Range<u64>) -> Result<()> {
         if range.is_empty() {
             return Ok(());
         }
         self.cache.zero_data(range.start, range.end - range.start)
     }
 
-    /// Takes blocks for a hole, as many as there are in one piece.
-    pub(crate) fn allocate_run(&mut self, inode: &Inode, hole: Run) -> Result<(u64, u64)> {
-        let goal = self.goal(inode, hole.logical)?;
-        let want = hole.len.min(MAX_WRITTEN.into()) as u32;
-        let (start, len) = self.allocate_blocks(goal, want)?;
-        Ok((start, len.into()))
-    }
-
-    /// Where the block of a file is best put: behind the one before it, else near the inode.
-    pub(crate) fn goal(&self, inode: &Inode, logical: u64) -> Result<u64> {
-        if let Some(before) = logical.checked_sub(1)
-            && let Some(start) = self.run_at(inode, before)?.start()
-        {
-            return Ok(start + 1);
-        }
-        let group = (inode.number - 1) / self.superblock.inodes_per_group;
-        Ok(self.superblock.group_start(group))
-    }
-
-    /// Maps blocks just taken; where that fails, they are given back.
-    pub(crate) fn map_run(&mut self, inode: &mut Inode, logical: u64, start: u64, len: u64) -> Result<()> {
-        let sectors = self.block_size() / 512;
-        let (mapped, result) = match (inode.has_flag(flags::EXTENTS), u32::try_from(logical)) {
-            (true, Ok(logical)) => {
-                let extent = Extent { logical, len: len as u32, start, unwritten: false };
-                let result = self.insert_extent(inode, extent);
-                (if result.is_ok() { len } else { 0 }, result)
-            }
-            _ => self.map_indirect(inode, logical, start, len),
-        };
-        inode.sectors += mapped * sectors;
-        if mapped < len {
-            self.free_blocks(start + mapped, len - mapped)?;
-        }
-        result
-    }
-
     /// Unmaps a range of logical blocks and gives back what it took.
     pub(crate) fn unmap(&mut self, inode: &mut Inode, range: Range<u64>) -> Result<()> {
+        self.check_map(inode)?;
+        self.allocator.windows.drop_of(inode.number);
         match inode.has_flag(flags::EXTENTS) {
             true => self.cut_extents(inode, range),
             false => self.cut_indirect(inode, range),
@@ -191,7 +159,7 @@ impl Ext4 {
     }
 
     /// Makes a range of bytes within one block zeros, where it is mapped.
-    fn zero_within(&mut self, inode: &Inode, range: Range<u64>) -> Result<()> {
+    pub(crate) fn zero_within(&mut self, inode: &Inode, range: Range<u64>) -> Result<()> {
         if range.is_empty() {
             return Ok(());
         }

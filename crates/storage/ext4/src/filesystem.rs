@@ -57,11 +57,12 @@ impl FileSystem for Ext4 {
 
     fn statfs(&self) -> Result<StatFs> {
         let superblock = &self.superblock;
+        let free_blocks = superblock.free_blocks * u64::from(superblock.cluster_blocks);
         Ok(StatFs {
             block_size: superblock.block_size,
             blocks: superblock.blocks.saturating_sub(self.overhead()),
-            free_blocks: superblock.free_blocks,
-            available_blocks: superblock.free_blocks.saturating_sub(superblock.reserved_blocks()),
+            free_blocks,
+            available_blocks: free_blocks.saturating_sub(superblock.reserved_blocks()),
             inodes: superblock.inodes.into(),
             free_inodes: superblock.free_inodes.into(),
             name_max: crate::dir_block::NAME_MAX as u32,

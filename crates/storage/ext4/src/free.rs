@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use vmwright_disk::FreeMap;
 
-use crate::alloc::StoredBitmap;
 use crate::bitmap;
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::features::{compat, ro_compat};
+use crate::features::compat;
+use crate::group_bitmaps::StoredBitmap;
 use crate::volume::Ext4;
 
 impl FreeMap for Ext4 {
@@ -18,8 +18,8 @@ impl FreeMap for Ext4 {
     ///
     /// # Errors
     ///
-    /// Kind `Unsupported` where the volume was not unmounted cleanly without a journal, has errors recorded, or
-    /// allocates in clusters; `InvalidInput` where it has changes that were not synced; `Corrupt` where a bitmap is not
+    /// Kind `Unsupported` where the volume was not unmounted cleanly without a journal or has errors recorded;
+    /// `InvalidInput` where it has changes that were not synced; `Corrupt` where a bitmap is not
     /// what its descriptor says.
     fn free_ranges(
         &self,
@@ -35,10 +35,14 @@ impl FreeMap for Ext4 {
             let start = self.superblock.group_start(group);
             let own = within(&mut rest, start, start + u64::from(len));
             let bits = self.settled_bitmap(group, &own).map_err(to_disk)?;
-            let mut at = bitmap::find(&bits, 0, len, false);
-            while at < len {
-                let end = bitmap::find(&bits, at, len, true);
-                let range = (start + u64::from(at)) * size..(start + u64::from(end)) * size;
+            let (cluster, bits_used) =
+                (self.superblock.cluster_blocks, self.superblock.group_clusters(group));
+            let mut at = bitmap::find(&bits, 0, bits_used, false);
+            while at < bits_used {
+                let end = bitmap::find(&bits, at, bits_used, true);
+                // The volume may end within its last cluster.
+                let block = |bit: u32| start + u64::from((bit * cluster).min(len));
+                let range = block(at) * size..block(end) * size;
                 match &mut open {
                     Some(open) if open.end == range.start => open.end = range.end,
                     _ => {
@@ -47,7 +51,7 @@ impl FreeMap for Ext4 {
                         }
                     }
                 }
-                at = bitmap::find(&bits, end, len, false);
+                at = bitmap::find(&bits, end, bits_used, false);
             }
         }
         open.map_or(Ok(()), each)
@@ -77,9 +81,6 @@ impl Ext4 {
             return refuse(
                 "the filesystem has errors or was not unmounted cleanly: what is free is not certain",
             );
-        }
-        if self.superblock.features.has_ro_compat(ro_compat::BIGALLOC) {
-            return refuse("the filesystem allocates in clusters (bigalloc)");
         }
         if self.superblock.features.has_compat(compat::HAS_JOURNAL) {
             match self.superblock.journal_inode() {
@@ -124,8 +125,9 @@ impl Ext4 {
 
     /// The block bitmap of a group, sound, in which the metadata at `own` must be taken.
     fn settled_bitmap(&self, group: u32, own: &[Range<u64>]) -> Result<Vec<u8>> {
-        let (len, own) = (self.superblock.group_blocks(group), own.iter());
-        let own = own.map(|range| (range.start as u32, range.end as u32));
+        let (len, own) = (self.superblock.group_clusters(group), own.iter());
+        let cluster = u64::from(self.superblock.cluster_blocks);
+        let own = own.map(|range| ((range.start / cluster) as u32, range.end.div_ceil(cluster) as u32));
         match self.stored_block_bitmap(group)? {
             StoredBitmap::NeverWritten => {
                 let mut bits = vec![0; self.superblock.block_size as usize];

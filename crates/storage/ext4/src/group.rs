@@ -91,7 +91,7 @@ impl Groups {
         Ok(group)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Group> {
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = &Group> {
         self.groups.iter()
     }
 

@@ -244,7 +244,7 @@ impl Inode {
 
     /// Whether this is a symbolic link that keeps its target in the inode.
     pub(crate) fn is_fast_symlink(&self, superblock: &Superblock) -> bool {
-        let xattr_sectors = if self.xattr_block == 0 { 0 } else { u64::from(superblock.block_size) / 512 };
+        let xattr_sectors = if self.xattr_block == 0 { 0 } else { superblock.cluster_sectors() };
         self.file_type == FileType::Symlink
             && !self.has_flag(flags::INLINE_DATA | flags::EXTENTS)
             && self.size < FAST_SYMLINK

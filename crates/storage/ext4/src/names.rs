@@ -75,9 +75,7 @@ impl DirBlocksMut for WriteBlocks<'_> {
 
 impl WriteBlocks<'_> {
     fn append_one(&mut self, logical: u32) -> Result<()> {
-        let goal = self.volume.goal(self.inode, logical.into())?;
-        let (start, _) = self.volume.allocate_blocks(goal, 1)?;
-        self.volume.map_run(self.inode, logical.into(), start, 1)?;
+        let start = self.volume.add_block(self.inode, logical.into())?;
         self.volume.cache.put(start, vec![0; self.volume.superblock.block_size as usize])
     }
 }

@@ -180,6 +180,7 @@ impl Ext4 {
 
     /// Refuses what could not be done away with, before any name is removed.
     fn check_droppable(&self, inode: &Inode) -> Result<()> {
+        self.check_map(inode)?;
         if inode.is_directory() || inode.links == 1 { self.check_attributes_removable(inode) } else { Ok(()) }
     }
 

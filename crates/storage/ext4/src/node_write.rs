@@ -36,7 +36,7 @@ impl Ext4 {
     pub(crate) fn new_inode(&mut self, parent: &Inode, node: &NewNode) -> Result<Inode> {
         let file_type = file_type(&node.kind);
         let directory = file_type == FileType::Directory;
-        let number = self.allocate_inode(parent.number, directory)?;
+        let number = self.allocate_inode(parent, directory)?;
         let mut inode = Inode::new(&self.superblock, number, file_type, self.now);
         inode.permissions = node.mode & 0xfff;
         inode.uid = node.uid;
@@ -91,9 +91,7 @@ impl Ext4 {
 
     /// Gives a directory without blocks its first one.
     pub(crate) fn add_first_block(&mut self, inode: &mut Inode, block: Vec<u8>) -> Result<()> {
-        let goal = self.goal(inode, 0)?;
-        let (start, _) = self.allocate_blocks(goal, 1)?;
-        self.map_run(inode, 0, start, 1)?;
+        let start = self.add_block(inode, 0)?;
         inode.size = block.len() as u64;
         self.cache.put(start, block)
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::alloc::Allocator;
 use crate::block_cache::Redirect;
 use crate::error::{Error, Place, Result};
 use crate::fast_replay;
@@ -101,6 +102,7 @@ impl Ext4 {
         self.superblock = superblock;
         self.groups = Groups::read(&self.cache, &self.superblock)?;
         self.groups.count_free(&mut self.superblock);
+        self.allocator = Allocator::default();
         Ok(())
     }
 

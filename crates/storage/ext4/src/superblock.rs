@@ -49,6 +49,7 @@ pub(crate) struct Superblock {
     pub(crate) groups: u32,
     pub(crate) inode_size: u16,
     pub(crate) desc_size: u16,
+    /// In clusters, as the descriptors count them too.
     pub(crate) free_blocks: u64,
     pub(crate) free_inodes: u32,
     /// The seed of every checksum of metadata.
@@ -367,6 +368,43 @@ impl Superblock {
     pub(crate) fn group_blocks(&self, group: u32) -> u32 {
         let rest = self.blocks.saturating_sub(self.group_start(group));
         rest.min(self.blocks_per_group.into()) as u32
+    }
+
+    /// How many bits of a group's block bitmap stand for blocks of the volume.
+    pub(crate) fn group_clusters(&self, group: u32) -> u32 {
+        self.group_blocks(group).div_ceil(self.cluster_blocks)
+    }
+
+    /// How many clusters every group but the last one has.
+    pub(crate) fn clusters_per_group(&self) -> u32 {
+        self.blocks_per_group / self.cluster_blocks
+    }
+
+    /// How many sectors of 512 bytes an inode is charged for a cluster.
+    pub(crate) fn cluster_sectors(&self) -> u64 {
+        u64::from(self.cluster_blocks) * (u64::from(self.block_size) / 512)
+    }
+
+    /// How many groups lie together with their bitmaps and tables.
+    pub(crate) fn flex_groups(&self) -> u32 {
+        match self.features.has_incompat(incompat::FLEX_BG) {
+            true => 1_u32.checked_shl(self.raw.s_log_groups_per_flex.into()).unwrap_or(1),
+            false => 1,
+        }
+    }
+
+    /// Refuses clusters whose numbers in files and on the volume do not go together.
+    pub(crate) fn check_clusters(&self) -> Result<()> {
+        if self.cluster_blocks > 1 && self.first_data_block != 0 {
+            return Err(Error::unsupported("clusters that do not begin with the volume"));
+        }
+        Ok(())
+    }
+
+    /// Which group a block belongs to, and which bit of its bitmap stands for it.
+    pub(crate) fn bit_of_block(&self, block: u64) -> Result<(u32, u32)> {
+        let (group, index) = self.group_of_block(block)?;
+        Ok((group, index / self.cluster_blocks))
     }
 
     /// Which group a block belongs to, and its number within.

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use vmwright_disk::Disk;
 use vmwright_vfs::Timestamp;
 
-use crate::alloc::GroupState;
+use crate::alloc::Allocator;
 use crate::block_cache::BlockCache;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::group::Groups;
+use crate::group_bitmaps::GroupState;
 use crate::inode::Inode;
 use crate::mapping::{self, Run};
 use crate::quota::Quota;
@@ -43,6 +44,7 @@ pub struct Ext4 {
     pub(crate) superblock: Superblock,
     pub(crate) groups: Groups,
     pub(crate) group_states: Vec<GroupState>,
+    pub(crate) allocator: Allocator,
     /// What changes are stamped with; until that is set, the time when the volume was last used.
     pub(crate) now: Timestamp,
     pub(crate) writable: bool,
@@ -73,6 +75,7 @@ impl Ext4 {
         let superblock = Superblock::read(&*disk)?;
         if options.write {
             superblock.features.check_writable()?;
+            superblock.check_clusters()?;
             if disk.is_read_only() {
                 return Err(Error::plain(
                     ErrorKind::ReadOnly,
@@ -107,6 +110,7 @@ impl Ext4 {
             superblock,
             groups,
             group_states,
+            allocator: Allocator::default(),
             now,
             writable: options.write,
             changed: false,
@@ -137,7 +141,7 @@ impl Ext4 {
         let superblock = &self.superblock;
         let recorded = superblock.recorded_overhead();
         if recorded != 0 {
-            return recorded;
+            return recorded.saturating_mul(superblock.cluster_blocks.into());
         }
         let heads: u64 = (0..superblock.groups).map(|group| superblock.head_blocks(group)).sum();
         let tables = u64::from(superblock.groups) * (2 + superblock.inode_table_blocks());

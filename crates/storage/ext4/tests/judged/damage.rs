@@ -169,7 +169,7 @@ fn a_write_that_fails_is_told_and_tried_again_later() {
     need!("mke2fs", "e2fsck", "debugfs");
     let image = Image::make(named("default"), 8);
     let bytes = std::fs::read(image.path()).unwrap();
-    let script = words(11, 120);
+    let script = words(11, 300);
     let (mut told, mut whole) = (0, 0);
     for left in (0..60).chain((60..400).step_by(17)) {
         let disk = Arc::new(Failing { disk: MemDisk::from_bytes(bytes.clone()), left: AtomicI64::new(left) });

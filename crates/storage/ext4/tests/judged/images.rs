@@ -85,8 +85,12 @@ pub(crate) const KINDS: &[Kind] = &[
         writable: true,
         optional: false,
     },
-    read_only("bigalloc", &["-t", "ext4", "-O", "bigalloc", "-N", "4096"]),
-    read_only("bigalloc_1k", &["-t", "ext4", "-O", "bigalloc", "-b", "1024", "-N", "4096"]),
+    kind("bigalloc", &["-t", "ext4", "-O", "bigalloc", "-C", "16384", "-N", "4096"]),
+    kind(
+        "bigalloc_64k",
+        &["-t", "ext4", "-O", "bigalloc,fast_commit", "-J", "size=16", "-C", "65536", "-N", "4096"],
+    ),
+    kind("bigalloc_1k", &["-t", "ext4", "-O", "bigalloc", "-b", "1024", "-C", "16384", "-N", "4096"]),
     kind("meta_bg", &["-t", "ext4", "-O", "meta_bg,^resize_inode", "-g", "2048"]),
     kind(
         "meta_bg_1k",
@@ -96,6 +100,7 @@ pub(crate) const KINDS: &[Kind] = &[
         "meta_bg_uninit",
         &["-t", "ext4", "-O", "meta_bg,^resize_inode,^metadata_csum,uninit_bg", "-g", "512"],
     ),
+    read_only("mmp", &["-t", "ext4", "-O", "mmp"]),
 ];
 
 impl Kind {
@@ -128,6 +133,8 @@ pub(crate) struct Image {
 impl Image {
     /// Makes an empty volume of some mebibytes.
     pub(crate) fn make(kind: &Kind, mebibytes: u64) -> Self {
+        // Where the smallest file takes 64 KiB, the same content needs more room.
+        let mebibytes = if kind.mke2fs.contains(&"65536") { mebibytes * 4 } else { mebibytes };
         let image = Self { name: kind.name, ..Self::file(mebibytes << 20) };
         let inodes = (mebibytes * 512).to_string();
         let fixed = ["-q", "-F", "-b", "4096", "-N", &inodes];

@@ -18,8 +18,19 @@ fn random_operations_leave_what_the_model_has_and_a_sound_volume() {
     if !std::path::Path::new("/dev/shm").is_dir() && effort() > 1 {
         skip!("many images need memory to be made in");
     }
-    let kinds =
-        ["default", "1k", "ext2_1k", "ext3", "inline", "seed", "uninit", "small_inodes", "meta_bg_uninit"];
+    let kinds = [
+        "default",
+        "1k",
+        "ext2_1k",
+        "ext3",
+        "inline",
+        "seed",
+        "uninit",
+        "small_inodes",
+        "bigalloc",
+        "bigalloc_1k",
+        "meta_bg_uninit",
+    ];
     for kind in kinds {
         let config = Config {
             cases: 3 * effort(),

@@ -2,12 +2,9 @@
 //!
 //! Shared by the property tests and the fuzz target.
 
-mod bounded;
-
 use std::sync::Arc;
 
-use bounded::bounded;
-use vmwright_disk::{Disk, ErrorKind, MemDisk};
+use vmwright_disk::{Disk, Error, ErrorKind, Extent, MemDisk, Result};
 use vmwright_image::{
     CreateOptions, Format, FormatChoice, Image, Layout, OpenOptions, Qcow2Options, Repair, check, copy,
     create_on, describe,
@@ -15,7 +12,52 @@ use vmwright_image::{
 
 const QCOW2: FormatChoice = FormatChoice::Exact(Format::Qcow2);
 
+/// Memory that does not grow without bound, as a full host would not.
+struct Bounded(MemDisk);
+
 const BOUND: u64 = 16 << 20;
+
+impl Disk for Bounded {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn is_read_only(&self) -> bool {
+        false
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.0.read_at(buf, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.0.write_at(data, offset)
+    }
+
+    fn zero_at(&self, offset: u64, len: u64) -> Result<()> {
+        self.0.zero_at(offset, len)
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        self.0.discard(offset, len)
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        if len > BOUND {
+            let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+            return Err(Error::host("resize", "memory".as_ref(), full));
+        }
+        self.0.set_len(len)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.0.flush()
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        self.0.extent_at(offset)
+    }
+}
 
 /// A sound image with data, zeros and compressed clusters, to be damaged.
 pub(crate) fn sample(cluster_bits: u32, refcount_bits: u32) -> Vec<u8> {
@@ -54,7 +96,7 @@ pub(crate) fn sample_with_history() -> Vec<u8> {
 
 /// Repairs what may be damaged, then uses what only this format has.
 fn repair_and_use(bytes: Vec<u8>, options: &OpenOptions) {
-    let file = bounded(bytes, BOUND);
+    let file: Arc<dyn Disk> = Arc::new(Bounded(MemDisk::from_bytes(bytes)));
     let sound = match check(file.clone(), QCOW2, Repair::All) {
         Err(error) => {
             assert_kind(error.kind(), "repairing");
@@ -106,7 +148,7 @@ fn assert_kind(kind: ErrorKind, about: &str) {
 /// Opens, maps, reads, checks and writes; whatever works must be right.
 pub(crate) fn judge(bytes: Vec<u8>) {
     let copy = bytes.clone();
-    let file = bounded(bytes, BOUND);
+    let file: Arc<dyn Disk> = Arc::new(Bounded(MemDisk::from_bytes(bytes)));
     if let Err(error) = describe(&*file, QCOW2) {
         assert_kind(error.kind(), "describing");
     }

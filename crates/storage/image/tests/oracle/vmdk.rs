@@ -2,13 +2,9 @@
 //!
 //! Shared by the property tests and the fuzz target.
 
-#[path = "bounded.rs"]
-mod bounded;
-
 use std::sync::Arc;
 
-use bounded::bounded;
-use vmwright_disk::{Disk, ErrorKind, MemDisk};
+use vmwright_disk::{Disk, Error, ErrorKind, Extent, MemDisk, Result};
 use vmwright_image::{
     CreateOptions, Format, FormatChoice, Image, Layout, OpenOptions, Repair, Subformat, VmdkOptions, copy,
     create_on, describe,
@@ -16,6 +12,51 @@ use vmwright_image::{
 
 const VMDK: FormatChoice = FormatChoice::Exact(Format::Vmdk);
 const BOUND: u64 = 16 << 20;
+
+/// Memory that does not grow without bound, as a full host would not.
+struct Bounded(MemDisk);
+
+impl Disk for Bounded {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn is_read_only(&self) -> bool {
+        false
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.0.read_at(buf, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.0.write_at(data, offset)
+    }
+
+    fn zero_at(&self, offset: u64, len: u64) -> Result<()> {
+        self.0.zero_at(offset, len)
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        self.0.discard(offset, len)
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        if len > BOUND {
+            let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+            return Err(Error::host("resize", "memory".as_ref(), full));
+        }
+        self.0.set_len(len)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.0.flush()
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        self.0.extent_at(offset)
+    }
+}
 
 /// A sound image with data and zeros, to be damaged.
 pub(crate) fn sample(subformat: Subformat, zeroed_grain: bool) -> Vec<u8> {
@@ -53,7 +94,7 @@ fn assert_kind(kind: ErrorKind, about: &str) {
 
 /// Opens any bytes; answers what a guest reads if all of it can be read.
 pub(crate) fn judge(bytes: Vec<u8>) -> Option<Vec<u8>> {
-    let file = bounded(bytes.to_vec(), BOUND);
+    let file: Arc<dyn Disk> = Arc::new(Bounded(MemDisk::from_bytes(bytes)));
     let described = describe(&*file, VMDK);
     let image =
         match Image::open(file.clone(), VMDK, OpenOptions { cache_bytes: 1, ..OpenOptions::default() }) {

@@ -4,13 +4,9 @@
 #![allow(dead_code, reason = "no user uses all of it")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
-#[path = "../oracle/bounded.rs"]
-mod bounded;
-
 use std::sync::Arc;
 
-use bounded::bounded;
-use vmwright_disk::{Disk, ErrorKind, MemDisk, Result};
+use vmwright_disk::{Disk, Error, ErrorKind, Extent, MemDisk, Result};
 use vmwright_image::{
     CreateOptions, Format, FormatChoice, Image, Layout, OpenOptions, ParentId, VhdxOptions, create_on,
 };
@@ -21,6 +17,51 @@ const MIB: u64 = 1 << 20;
 const MEDIUM: u64 = 64 << 20;
 /// So many extents are walked, and so many bytes read at a time.
 const EXTENTS: usize = 2000;
+
+/// Memory that is full at some length, as a filesystem is.
+struct Medium(MemDisk);
+
+fn full() -> Error {
+    Error::layer(ErrorKind::NoSpace, std::io::Error::from(std::io::ErrorKind::StorageFull))
+}
+
+impl Disk for Medium {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn is_read_only(&self) -> bool {
+        false
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        self.0.read_at(buf, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<()> {
+        self.0.write_at(data, offset)
+    }
+
+    fn zero_at(&self, offset: u64, len: u64) -> Result<()> {
+        self.0.zero_at(offset, len)
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        self.0.discard(offset, len)
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        if len > MEDIUM { Err(full()) } else { self.0.set_len(len) }
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.0.flush()
+    }
+
+    fn extent_at(&self, offset: u64) -> Result<Extent> {
+        self.0.extent_at(offset)
+    }
+}
 
 /// What [`sample`] makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +111,7 @@ fn done<T>(result: Result<T>) -> Option<T> {
 
 /// Opens whatever this is, and uses it; answers what it holds where it can be read and is not large.
 pub(crate) fn judge(bytes: Vec<u8>) -> Option<Vec<u8>> {
-    let file = bounded(bytes, MEDIUM);
+    let file = Arc::new(Medium(MemDisk::from_bytes(bytes)));
     let image = match Image::open(file.clone(), VHDX, how(true)) {
         Ok(image) => image,
         Err(error) => {

@@ -143,8 +143,8 @@ pub(super) fn what_cannot_be_taken_changes_nothing(fs: &mut dyn FileSystem, root
         let plenty = (space.free_blocks - space.free_blocks / 20) * u64::from(space.block_size);
         fs.allocate(inode, 0, plenty, false).unwrap();
         assert_eq!(fs.metadata(inode).unwrap().size, plenty);
-        // The first block was there before.
-        assert!(fs.statfs().unwrap().free_blocks <= space.free_blocks / 20 + 1);
+        // The first block was there before, and where space is handed out in clusters the rest of its cluster.
+        assert!(fs.statfs().unwrap().free_blocks <= space.free_blocks / 20 + 32);
         fs.truncate(inode, 7).unwrap();
     }
     assert_eq!(fs.statfs().unwrap().free_blocks, space.free_blocks);
