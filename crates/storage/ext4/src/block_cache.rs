@@ -95,6 +95,11 @@ impl BlockCache {
         }
     }
 
+    /// The size of a block in bytes.
+    pub(crate) fn block_size(&self) -> u64 {
+        self.block_size as u64
+    }
+
     /// The disk beneath.
     pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
         &self.disk

@@ -218,6 +218,11 @@ impl DirFormat {
         tail[8..].copy_from_slice(&crc32c(seed, names).to_le_bytes());
     }
 
+    /// Whether a leaf ends with the entry that carries its checksum.
+    pub(crate) fn has_tail(&self, block: &[u8]) -> bool {
+        block.len() >= TAIL && block[block.len() - TAIL..][..8] == [0, 0, 0, 0, TAIL as u8, 0, 0, TAIL_TYPE]
+    }
+
     /// Checks the checksum of a leaf.
     pub(crate) fn verify(&self, block: &[u8]) -> Result<()> {
         let Some(seed) = self.seed else { return Ok(()) };

@@ -309,12 +309,17 @@ fn tail(bytes: &[u8]) -> usize {
 pub(crate) fn encode_block(node: &Node, block_size: usize, seed: Option<u32>) -> Vec<u8> {
     let mut bytes = vec![0; block_size];
     node.encode(&mut bytes);
+    seal_block(&mut bytes, seed);
+    bytes
+}
+
+/// Sets the checksum of a node's block.
+pub(crate) fn seal_block(bytes: &mut [u8], seed: Option<u32>) {
     if let Some(seed) = seed {
-        let at = tail(&bytes);
+        let at = tail(bytes);
         let checksum = crc32c(seed, &bytes[..at]);
         bytes[at..at + 4].copy_from_slice(&checksum.to_le_bytes());
     }
-    bytes
 }
 
 /// Finds the run that begins at a logical block.

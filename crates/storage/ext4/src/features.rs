@@ -10,6 +10,7 @@ pub(crate) mod compat {
     pub(crate) const RESIZE_INODE: u32 = 0x10;
     pub(crate) const DIR_INDEX: u32 = 0x20;
     pub(crate) const SPARSE_SUPER2: u32 = 0x200;
+    pub(crate) const STABLE_INODES: u32 = 0x800;
     pub(crate) const ORPHAN_FILE: u32 = 0x1000;
 }
 
@@ -56,7 +57,7 @@ const COMPAT_NAMES: &[(u32, &str)] = &[
     (compat::DIR_INDEX, "dir_index"),
     (compat::SPARSE_SUPER2, "sparse_super2"),
     (0x400, "fast_commit"),
-    (0x800, "stable_inodes"),
+    (compat::STABLE_INODES, "stable_inodes"),
     (compat::ORPHAN_FILE, "orphan_file"),
 ];
 

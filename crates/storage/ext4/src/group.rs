@@ -12,6 +12,8 @@ use crate::superblock::Superblock;
 pub(crate) const INODE_UNINIT: u16 = 0x1;
 /// `bg_flags`: the block bitmap was never written.
 pub(crate) const BLOCK_UNINIT: u16 = 0x2;
+/// `bg_flags`: the inode table holds zeros where it was never used.
+pub(crate) const INODE_ZEROED: u16 = 0x4;
 
 /// One group, as its descriptor has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +66,30 @@ impl Groups {
         let groups = raw.chunks_exact(size).enumerate().map(parse).collect::<Result<Vec<_>>>()?;
         let dirty = vec![false; groups.len()];
         Ok(Self { groups, raw, dirty })
+    }
+
+    /// Takes over groups that a volume shall have; `raw` are the bytes of those that it had, from the first on.
+    pub(crate) fn of(superblock: &Superblock, groups: Vec<Group>, mut raw: Vec<u8>) -> Result<Self> {
+        groups.iter().zip(0..).try_for_each(|(group, number)| validate(superblock, number, group))?;
+        raw.resize(groups.len() * usize::from(superblock.desc_size), 0);
+        let dirty = vec![true; groups.len()];
+        Ok(Self { groups, raw, dirty })
+    }
+
+    /// The groups, and the bytes of their descriptors as they stand on the disk.
+    pub(crate) fn into_parts(self) -> (Vec<Group>, Vec<u8>) {
+        (self.groups, self.raw)
+    }
+
+    /// All descriptors as they shall stand on the disk, in whole blocks.
+    pub(crate) fn table(&self, superblock: &Superblock) -> Vec<u8> {
+        let size = usize::from(superblock.desc_size);
+        let mut table = self.raw.clone();
+        for ((bytes, group), number) in table.chunks_exact_mut(size).zip(&self.groups).zip(0..) {
+            encode(superblock, number, group, bytes);
+        }
+        table.resize(table.len().next_multiple_of(superblock.block_size as usize), 0);
+        table
     }
 
     pub(crate) fn count(&self) -> u32 {
@@ -195,9 +221,15 @@ fn validate(superblock: &Superblock, number: u32, group: &Group) -> Result<()> {
     Ok(())
 }
 
-/// Patches the changeable fields into the bytes of a descriptor, and its checksum.
+/// Patches the fields into the bytes of a descriptor, and its checksum.
 fn encode(superblock: &Superblock, number: u32, group: &Group, bytes: &mut [u8]) {
     let mut raw = raw_group(bytes);
+    raw.bg_block_bitmap_lo.set(group.block_bitmap as u32);
+    raw.bg_block_bitmap_hi.set((group.block_bitmap >> 32) as u32);
+    raw.bg_inode_bitmap_lo.set(group.inode_bitmap as u32);
+    raw.bg_inode_bitmap_hi.set((group.inode_bitmap >> 32) as u32);
+    raw.bg_inode_table_lo.set(group.inode_table as u32);
+    raw.bg_inode_table_hi.set((group.inode_table >> 32) as u32);
     raw.bg_free_blocks_count_lo.set(group.free_blocks as u16);
     raw.bg_free_blocks_count_hi.set((group.free_blocks >> 16) as u16);
     raw.bg_free_inodes_count_lo.set(group.free_inodes as u16);

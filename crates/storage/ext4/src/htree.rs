@@ -241,6 +241,21 @@ impl Node {
         Ok(())
     }
 
+    /// Makes the node one of a directory with or without checksums; answers whether its entries leave room for that.
+    pub(crate) fn convert(&mut self, format: &DirFormat) -> bool {
+        let limit = limit(format, self.block.len(), self.entries);
+        if self.count() > limit {
+            return false;
+        }
+        put_u16(&mut self.block, self.entries, limit as u16);
+        let tail = self.tail();
+        if format.seed.is_some() {
+            self.block[tail..tail + ENTRY].fill(0);
+        }
+        self.seal(format);
+        true
+    }
+
     /// Sets the checksum.
     pub(crate) fn seal(&mut self, format: &DirFormat) {
         let Some(seed) = format.seed else { return };

@@ -378,7 +378,7 @@ fn verify(
 }
 
 /// Sets the checksum of a record.
-fn seal(superblock: &Superblock, number: u32, record: &mut [u8]) {
+pub(crate) fn seal(superblock: &Superblock, number: u32, record: &mut [u8]) {
     if !superblock.features.metadata_csum() {
         return;
     }

@@ -52,6 +52,8 @@ mod block_cache;
 #[allow(dead_code)] // The passes land one by one.
 mod check;
 mod checksum;
+mod copies;
+
 mod dir_block;
 mod directory;
 mod error;
@@ -79,6 +81,8 @@ mod inode_alloc;
 mod journal;
 mod layout;
 mod mapping;
+#[allow(dead_code)] // Shrinking writes maps.
+mod maps;
 mod names;
 mod namespace;
 mod node_write;
@@ -86,8 +90,11 @@ mod orphans;
 mod probe;
 mod quota;
 mod recovery;
+mod reseal;
+pub mod resize;
 mod superblock;
 mod sync;
+pub mod tune;
 mod volume;
 mod windows;
 mod xattr;

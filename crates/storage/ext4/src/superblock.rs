@@ -120,6 +120,35 @@ impl Superblock {
         Self::geometry(raw, features, dynamic)
     }
 
+    /// The same superblock with some fields changed, validated again for a disk of `disk_len` bytes.
+    pub(crate) fn edited(&self, disk_len: u64, edit: impl FnOnce(&mut RawSuperblock)) -> Result<Self> {
+        let mut raw = RawSuperblock::read_from_bytes(&self.encode())
+            .map_err(|_| Error::corrupt(Place::Superblock, "it is cut short"))?;
+        edit(&mut raw);
+        let mut bytes = [0; 1024];
+        bytes.copy_from_slice(raw.as_bytes());
+        if raw.s_feature_ro_compat.get() & ro_compat::METADATA_CSUM != 0 {
+            let checksum = crc32c(!0, &bytes[..1020]);
+            bytes[1020..].copy_from_slice(&checksum.to_le_bytes());
+        }
+        Self::parse(&bytes, disk_len)
+    }
+
+    /// The copy that a group begins with.
+    pub(crate) fn copy_for(&self, group: u32) -> [u8; 1024] {
+        let mut copy = self.clone();
+        // Kernels number groups with 16 bits here.
+        copy.raw.s_block_group_nr.set(group as u16);
+        copy.raw.s_state.set(copy.raw.s_state.get() & !STATE_VALID);
+        copy.features.incompat &= !incompat::RECOVER;
+        copy.encode()
+    }
+
+    /// The first block of descriptors that is not kept with the others, with `meta_bg`.
+    pub(crate) fn first_meta_group(&self) -> u64 {
+        self.raw.s_first_meta_bg.get().into()
+    }
+
     /// The superblock as it was read.
     pub(crate) fn raw(&self) -> &RawSuperblock {
         &self.raw

@@ -334,7 +334,8 @@ fn block_checksum(block: &[u8], number: u64, seed: u32) -> u32 {
     crc32c(crc32c(header, &[0; 4]), &block[20..])
 }
 
-fn seal_block(block: &mut [u8], number: u64, seed: Option<u32>) {
+/// Sets the checksum of the block at `number`.
+pub(crate) fn seal_block(block: &mut [u8], number: u64, seed: Option<u32>) {
     if let Some(seed) = seed {
         let checksum = block_checksum(block, number, seed);
         put_u32(block, 16, checksum);

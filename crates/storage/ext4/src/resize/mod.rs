@@ -1,0 +1,151 @@
+//! Making volumes larger and smaller.
+//!
+//! ```text
+//!        ┌ head ┬ bitmaps, tables ┬ blocks …┐┌ group 1 …┐┌ last, short ┐
+//! grow   └──────┴─────────────────┴─────────┘└──────────┘└─────────────┴─▶ filled up ┐┌ new groups ┐
+//! shrink                                     ◀── blocks and inodes move here ── what is cut off
+//! ```
+//!
+//! The disk keeps its length: lengthen it before growing, and cut it after shrinking.
+
+mod geometry;
+mod grow;
+mod placing;
+pub(crate) mod reserved;
+#[allow(dead_code)] // Shrinking takes blocks.
+pub(crate) mod space;
+
+use std::sync::Arc;
+
+use vmwright_disk::Disk;
+use vmwright_vfs::Timestamp;
+
+use crate::copies;
+use crate::error::{Error, ErrorKind, Result};
+use crate::volume::{self, Ext4};
+use space::Space;
+
+/// The size that a volume shall have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// At most this many bytes; whole blocks of them.
+    Bytes(u64),
+    /// As large as the disk allows.
+    Disk,
+    /// As small as its content allows.
+    Minimum,
+}
+
+/// How a volume is resized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// What the superblock and changed inodes are stamped with; by default, the time when the volume was last used.
+    pub now: Option<Timestamp>,
+    /// How many bytes of metadata are kept in memory.
+    pub metadata_cache: usize,
+}
+
+impl Default for Options {
+    /// With 8 MiB of metadata in memory.
+    fn default() -> Self {
+        Self { now: None, metadata_cache: 8 << 20 }
+    }
+}
+
+impl Options {
+    fn volume(&self) -> volume::Options {
+        volume::Options { write: true, metadata_cache: self.metadata_cache }
+    }
+}
+
+/// What resizing did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resized {
+    /// The size of a block in bytes.
+    pub block_size: u32,
+    /// How many blocks there were.
+    pub old_blocks: u64,
+    /// How many there are.
+    pub new_blocks: u64,
+    /// How many blocks got another place.
+    pub moved_blocks: u64,
+    /// How many inodes got another number.
+    pub moved_inodes: u64,
+}
+
+impl Resized {
+    /// The size in bytes that the volume had.
+    pub fn old_bytes(&self) -> u64 {
+        self.old_blocks.saturating_mul(self.block_size.into())
+    }
+
+    /// The size in bytes that the volume has.
+    pub fn new_bytes(&self) -> u64 {
+        self.new_blocks.saturating_mul(self.block_size.into())
+    }
+}
+
+/// Gives the volume on a disk another size.
+///
+/// A journal with changes is replayed first. A last block group that would have no room for more than its own
+/// metadata is left out, so that the volume may become a little smaller than asked.
+///
+/// # Errors
+///
+/// Kind `InvalidInput` where the disk is shorter than the target; `NoSpace`, before anything is changed, where
+/// the content does not fit; `Unsupported` where the volume has features that cannot be written here, or must
+/// be checked first; `Corrupt` where it is not sound.
+pub fn resize(disk: Arc<dyn Disk>, to: Target, options: &Options) -> Result<Resized> {
+    let mut volume = Ext4::open(disk.clone(), options.volume())?;
+    if let Some(now) = options.now {
+        volume.now = now;
+    }
+    let block_size = u64::from(volume.superblock.block_size);
+    let bytes = match to {
+        Target::Bytes(bytes) => bytes,
+        Target::Disk => disk.len(),
+        Target::Minimum => return Err(Error::unsupported("shrinking")),
+    };
+    if bytes > disk.len() {
+        return Err(Error::plain(
+            ErrorKind::InvalidInput,
+            "the disk is shorter than the filesystem shall be",
+        ));
+    }
+    let old_blocks = volume.superblock.blocks;
+    let new = geometry::resized(&volume.superblock, bytes / block_size, disk.len())?;
+    let new_blocks = new.blocks;
+    let done =
+        Resized { block_size: new.block_size, old_blocks, new_blocks, moved_blocks: 0, moved_inodes: 0 };
+    if new_blocks < old_blocks {
+        return Err(Error::unsupported("shrinking"));
+    }
+    if new_blocks > old_blocks {
+        grow::grow(disk, volume, new, options)?;
+    }
+    Ok(done)
+}
+
+/// Brings everything that hangs on the changes up to date and writes it: bitmaps' checksums and counts,
+/// descriptors, all copies, and the superblock last.
+pub(crate) fn finish(volume: &mut Ext4, space: &mut Space) -> Result<()> {
+    space.settle(volume)?;
+    write_out(volume)
+}
+
+/// Writes all metadata, the descriptors and the superblock with all their copies.
+pub(crate) fn write_out(volume: &mut Ext4) -> Result<()> {
+    let table = volume.groups.table(&volume.superblock);
+    volume.cache.flush()?;
+    copies::write(&mut volume.cache, &volume.superblock, &table)?;
+    flush_disk(volume)?;
+    let kibibytes = volume.cache.take_bytes_written().div_ceil(1024) + 1;
+    volume.superblock.record_write(kibibytes, volume.now.seconds);
+    copies::write_superblock(&mut volume.cache, &volume.superblock)?;
+    volume.changed = false;
+    flush_disk(volume)
+}
+
+fn flush_disk(volume: &Ext4) -> Result<()> {
+    volume.cache.disk().flush().map_err(|source| Error::disk("flush", source))
+}
