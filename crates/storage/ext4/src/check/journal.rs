@@ -19,6 +19,13 @@ const CACHE: usize = 1 << 20;
 /// The smallest journal, in blocks.
 const MIN_BLOCKS: u64 = 1024;
 
+/// The type of a journal's superblock that has no features.
+const TYPE_V1: u32 = 3;
+/// Where the features of later ones begin, with the UUID and the number of users behind them.
+const FEATURES: usize = 0x24;
+const UUID: std::ops::Range<usize> = 0x30..0x40;
+const USERS: usize = 0x40;
+
 /// The size of the journal's superblock.
 const SUPERBLOCK: usize = 1024;
 
@@ -124,6 +131,13 @@ impl Journal {
 
     fn superblock(&self) -> Result<JournalSuperblock> {
         let block = self.read(0)?;
+        let word = |at: usize| u32::from_be_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]);
+        let first = word(4) == TYPE_V1;
+        let unknown = first && (FEATURES..=USERS).step_by(4).any(|at| !UUID.contains(&at) && word(at) != 0);
+        if unknown || (!first && word(USERS) > 1) {
+            let place = crate::error::Place::Journal(0);
+            return Err(Error::corrupt(place, "the journal is of a version that does not have its features"));
+        }
         let blocks = self.inode.size / u64::from(self.superblock.block_size);
         JournalSuperblock::parse(&block[..SUPERBLOCK], self.superblock.block_size, blocks)
     }

@@ -26,6 +26,7 @@ mod inline;
 mod inodes;
 mod journal;
 mod links;
+mod mmp;
 mod orphans;
 mod problem;
 mod quota;
@@ -58,14 +59,12 @@ pub struct CheckOptions {
     pub repair: bool,
     /// How many findings are kept; the rest are counted.
     pub max_findings: usize,
-    /// What time it is, in seconds since 1970, to tell times in the future; `None` leaves them alone.
-    pub now: Option<i64>,
 }
 
 impl Default for CheckOptions {
     /// Only looks, and keeps a thousand findings.
     fn default() -> Self {
-        Self { repair: false, max_findings: 1000, now: None }
+        Self { repair: false, max_findings: 1000 }
     }
 }
 

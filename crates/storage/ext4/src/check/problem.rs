@@ -63,10 +63,9 @@ problems! {
     SuperblockChecksum = "superblock-checksum", "the checksum of the superblock is wrong", unsafe;
     SuperblockField = "superblock-field", "a field of the superblock is impossible", unsafe;
     VolumeTooLong = "volume-too-long", "the volume is longer than its disk", unsafe;
-    StateNotClean = "state-not-clean", "the volume is not marked as cleanly unmounted", safe;
+    StateNotClean = "state-not-clean", "the volume is not marked as cleanly unmounted and free of errors", notice;
     FreeBlocksTotal = "free-blocks-total", "the number of free blocks in the superblock is wrong", notice;
     FreeInodesTotal = "free-inodes-total", "the number of free inodes in the superblock is wrong", notice;
-    Time = "time", "a time in the superblock is in the future", safe;
     Mmp = "mmp", "the block of the multiple mount protection is wrong", unsafe;
 
     // Group descriptors.
@@ -101,7 +100,6 @@ problems! {
     InodeBlocks = "inode-blocks", "the number of blocks of an inode is wrong", safe;
     DeletedTime = "deleted-time", "an inode in use has a time of deletion, or a deleted one none", unsafe;
     OrphanLink = "orphan-link", "an inode is part of the list of orphans, by a time of deletion that is a number", safe;
-    ImpossibleTime = "impossible-time", "a time of an inode is impossible", safe;
     ExtentTree = "extent-tree", "a node of an extent tree is damaged", unsafe;
     ExtentRange = "extent-range", "an extent is impossible or out of order", unsafe;
     ExtentChecksum = "extent-checksum", "the checksum of a node of an extent tree is wrong", unsafe;

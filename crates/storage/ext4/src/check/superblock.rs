@@ -7,13 +7,17 @@ use vmwright_disk::Disk;
 use super::facts::{Claims, Facts};
 use super::reader::Reader;
 use super::report::{Findings, Place, Stats};
-use super::{CheckOptions, Checker, Problem, groups, quota, xattrs};
+use super::{CheckOptions, Checker, Problem, groups, mmp, quota, xattrs};
 use crate::checksum::crc32c;
 use crate::error::{Error, Result};
 use crate::features::{compat, incompat, ro_compat};
 use crate::layout::SUPERBLOCK_OFFSET;
 use crate::superblock::Superblock;
 
+/// `s_state`: unmounted cleanly.
+const VALID: u16 = 0x1;
+/// `s_state`: the kernel met errors.
+const ERRORS: u16 = 0x2;
 /// `s_checksum_type`: CRC-32C.
 const CHECKSUM_TYPE: u8 = 1;
 
@@ -83,11 +87,11 @@ pub(super) fn check(checker: &mut Checker) -> Result<()> {
     for field in impossible_fields(checker) {
         checker.findings.add_field(Problem::SuperblockField, Place::Superblock, field);
     }
-    let superblock = &checker.superblock;
-    let (blocks, inodes) = (superblock.free_blocks, superblock.free_inodes);
-    if blocks > superblock.blocks || inodes > superblock.inodes {
-        checker.findings.add_field(Problem::SuperblockField, Place::Superblock, "free counts");
+    let state = checker.superblock.raw().s_state.get();
+    if state & (VALID | ERRORS) != VALID {
+        checker.findings.field(Problem::StateNotClean, Place::Superblock, "s_state", state.into());
     }
+    mmp::check(checker);
     Ok(())
 }
 
