@@ -321,6 +321,7 @@ fn extra_isize(superblock: &Superblock, number: u32, record: &[u8], raw: &RawIno
     Ok(extra)
 }
 
+/// The seed of the checksums of all metadata of an inode.
 pub(crate) fn seed(superblock: &Superblock, number: u32, generation: u32) -> u32 {
     crc32c(crc32c(superblock.checksum_seed, &number.to_le_bytes()), &generation.to_le_bytes())
 }

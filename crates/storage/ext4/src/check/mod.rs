@@ -18,6 +18,8 @@ mod bits;
 mod block_map;
 mod connectivity;
 mod content;
+mod dir_index;
+mod dir_walk;
 mod directories;
 mod extent_tree;
 mod facts;
@@ -31,11 +33,15 @@ mod orphans;
 mod problem;
 mod quota;
 mod reader;
+mod record;
+mod repair;
 mod report;
 mod reserved;
 mod resize_inode;
 mod special;
 mod superblock;
+mod tree;
+mod xattr_entries;
 mod xattrs;
 
 use std::sync::Arc;
@@ -103,6 +109,10 @@ pub(crate) struct Checker {
     pub(crate) xattrs: xattrs::Attributes,
     /// What the pass over quotas knows.
     pub(crate) quota: quota::Usage,
+    /// What directories say of one another.
+    pub(crate) tree: tree::Tree,
+    /// What is to be put right once everything was seen.
+    pub(crate) repairs: repair::Repairs,
 }
 
 impl Checker {

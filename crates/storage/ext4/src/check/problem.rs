@@ -116,6 +116,66 @@ problems! {
     BlockBitmapChecksum = "block-bitmap-checksum", "the checksum of a block bitmap is wrong", safe;
     InodeBitmapChecksum = "inode-bitmap-checksum", "the checksum of an inode bitmap is wrong", safe;
     BitmapPadding = "bitmap-padding", "the bits behind the end of a bitmap are not set", safe;
+
+    // Extended attributes.
+    AttributeBlock = "attribute-block", "the block of an inode's extended attributes cannot be one", unsafe;
+    AttributePlace = "attribute-place", "extended attributes overlap or reach past their area", unsafe;
+    AttributeName = "attribute-name", "the name of an extended attribute is impossible", unsafe;
+    AttributeValue = "attribute-value", "the value of an extended attribute does not lie in its area", unsafe;
+    AttributeHash = "attribute-hash", "the hash of an extended attribute is wrong", unsafe;
+    AttributeAcl = "attribute-acl", "an access control list is malformed", unsafe;
+    AttributeInode = "attribute-inode", "an extended attribute leads to an inode that is not its value", unsafe;
+    AttributeChecksum = "attribute-checksum", "the checksum of a block of extended attributes is wrong", safe;
+    AttributeReferences = "attribute-references", "a block of extended attributes is shared by another number of inodes", safe;
+    EncryptionContext = "encryption-context", "an encrypted inode does not say how it is encrypted", unsafe;
+
+    // Directories.
+    DirectoryEmpty = "directory-empty", "a directory has no blocks", unsafe;
+    DirectoryHole = "directory-hole", "a directory has a hole", safe;
+    DirectoryChecksum = "directory-checksum", "the checksum of a directory block is wrong", safe;
+    DirectorySelf = "directory-self", "the first entry of a directory is not itself", safe;
+    DirectoryParent = "directory-parent", "the second entry of a directory is not its parent", safe;
+    DirectoryEntry = "directory-entry", "the length of a directory entry is impossible", safe;
+    InlineDirectory = "inline-directory", "the size of an inline directory is impossible", unsafe;
+    EntryInode = "entry-inode", "a directory entry leads to an inode that nobody may name", safe;
+    EntryUnused = "entry-unused", "a directory entry leads to an inode that is not in use", safe;
+    EntryUninit = "entry-uninit", "a directory entry leads to an inode whose group says that it was never used", safe;
+    EntrySelf = "entry-self", "a directory entry leads to its own directory", safe;
+    EntryRoot = "entry-root", "a directory entry leads to the root", safe;
+    EntryDots = "entry-dots", "a directory has more than one entry for itself or its parent", safe;
+    EntryNameless = "entry-nameless", "a directory entry has no name", safe;
+    EntryName = "entry-name", "a name has a slash or a zero byte in it", safe;
+    EntryEncoding = "entry-encoding", "a name is no valid text", unsafe;
+    EntryType = "entry-type", "the type in a directory entry is not that of its inode", safe;
+    EntryAgain = "entry-again", "a directory has more than one name", safe;
+    EntryTwice = "entry-twice", "a directory has the same entry twice", safe;
+    NameTwice = "name-twice", "a directory has two entries of the same name", unsafe;
+    EncryptedName = "encrypted-name", "an encrypted name is too short to be one", unsafe;
+    EncryptionPolicy = "encryption-policy", "an entry of an encrypted directory is not encrypted as the directory is", unsafe;
+    IndexRoot = "index-root", "the root of a directory's index is damaged", safe;
+    IndexNode = "index-node", "a node of a directory's index is damaged", safe;
+    IndexChecksum = "index-checksum", "the checksum of a node of a directory's index is wrong", safe;
+    IndexOrder = "index-order", "the index of a directory does not lead to its names", safe;
+
+    // Connectivity and links.
+    RootMissing = "root-missing", "there is no root directory", unsafe;
+    Unconnected = "unconnected", "no directory has an entry for a directory", safe;
+    Loop = "loop", "directories lie in one another", unsafe;
+    ParentWrong = "parent-wrong", "the parent that a directory names is not its parent", safe;
+    Unattached = "unattached", "an inode is in use that has no name", safe;
+    LinkCount = "link-count", "the number of names of an inode is wrong", safe;
+    DirNlink = "dir-nlink", "a directory has more subdirectories than the volume's features allow", unsafe;
+    ValueReferences = "value-references", "an inode of a value is shared by another number of attributes", safe;
+
+    // Orphans and quotas.
+    Orphan = "orphan", "the removal of an inode was not finished", safe;
+    OrphanList = "orphan-list", "the list of orphans is damaged", unsafe;
+    OrphanInFile = "orphan-in-file", "the orphan file has inodes whose removal was not finished", safe;
+    OrphanFile = "orphan-file", "the orphan file is damaged", unsafe;
+    OrphanPresent = "orphan-present", "the volume says that the orphan file has entries", safe;
+    QuotaFile = "quota-file", "a quota file is damaged", unsafe;
+    QuotaUsage = "quota-usage", "what a quota file says that somebody uses is wrong", safe;
+
     Unreadable = "unreadable", "something could not be read", unsafe;
 }
 

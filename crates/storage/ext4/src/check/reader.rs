@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vmwright_disk::Disk;
 
-use crate::block_cache::Redirect;
+use crate::block_cache::{BlockCache, Redirect};
 use crate::error::{Error, Place, Result};
 
 /// What the first four bytes of an escaped block are.
@@ -30,6 +30,16 @@ impl Reader {
 
     pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
         &self.disk
+    }
+
+    /// A cache over the same blocks, for code that works on one.
+    pub(super) fn cache(&self) -> BlockCache {
+        let size = self.block_size as u32;
+        let mut cache = BlockCache::new(self.disk.clone(), size, self.blocks, 1 << 20, false);
+        if !self.redirects.is_empty() {
+            cache.redirect(self.redirects.clone());
+        }
+        cache
     }
 
     /// Lets reads of some blocks be answered from the journal.

@@ -30,6 +30,13 @@ pub enum Place {
         /// The entry's name, byte by byte.
         name: Vec<u8>,
     },
+    /// What a quota file says of somebody.
+    Quota {
+        /// The file's inode.
+        inode: u32,
+        /// The user, group or project.
+        id: u32,
+    },
 }
 
 impl fmt::Display for Place {
@@ -40,6 +47,7 @@ impl fmt::Display for Place {
             Self::Block(block) => write!(f, "block {block}"),
             Self::Inode(inode) => write!(f, "inode {inode}"),
             Self::Content { inode, block } => write!(f, "inode {inode}, block {block} of its content"),
+            Self::Quota { inode, id } => write!(f, "quota file {inode}, identity {id}"),
             Self::Entry { directory, name } => {
                 write!(f, "directory {directory}, entry \"{}\"", name.escape_ascii())
             }

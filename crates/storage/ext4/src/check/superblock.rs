@@ -7,7 +7,7 @@ use vmwright_disk::Disk;
 use super::facts::{Claims, Facts};
 use super::reader::Reader;
 use super::report::{Findings, Place, Stats};
-use super::{CheckOptions, Checker, Problem, groups, mmp, quota, xattrs};
+use super::{CheckOptions, Checker, Problem, groups, mmp, quota, repair, tree, xattrs};
 use crate::checksum::crc32c;
 use crate::error::{Error, Result};
 use crate::features::{compat, incompat, ro_compat};
@@ -49,6 +49,8 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: &CheckOptions) -> Result<Checke
         has_large_files: false,
         xattrs: xattrs::Attributes::default(),
         quota: quota::Usage::default(),
+        tree: tree::Tree::default(),
+        repairs: repair::Repairs::default(),
         groups: Vec::new(),
         reader,
         superblock,
