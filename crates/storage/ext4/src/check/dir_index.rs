@@ -72,11 +72,12 @@ pub(super) struct Index {
 impl Index {
     pub(super) fn new(blocks: u32, directory: &Directory, superblock: &Superblock) -> Self {
         let large = superblock.features.has_incompat(incompat::LARGEDIR);
+        let folding = super::directories::folds(superblock, directory.flags);
         Self {
             inode: directory.inode,
             flags: directory.flags,
             slots: vec![Slot::default(); blocks as usize],
-            config: superblock.hash_config(),
+            config: HashConfig { folding, ..superblock.hash_config() },
             version: None,
             levels: if large { LARGE_LEVELS } else { LEVELS },
             depth: 0,
@@ -142,7 +143,8 @@ impl Index {
             self.report(checker, Problem::IndexRoot, field, found.into(), 0);
         }
         self.depth = levels.saturating_add(1);
-        let folded = self.flags & flags::CASEFOLD != 0;
+        // Names that fold in unknown ways, or as only who has the key can tell, have hashes that cannot be told.
+        let folded = self.flags & flags::CASEFOLD != 0 && !self.config.folding;
         let place = crate::error::Place::Inode(self.inode.into());
         self.version =
             HashVersion::from_number(version, place).ok().filter(|_| !folded && version != SIPHASH);

@@ -11,6 +11,7 @@ use crate::dir_block::{
 };
 use crate::error::Result;
 use crate::features::incompat;
+use crate::fold;
 use crate::group::INODE_UNINIT;
 use crate::inode::{ROOT_INODE, flags};
 
@@ -67,7 +68,7 @@ impl Walk {
             index,
             directory: *directory,
             extended: directory.flags & both == both,
-            text: strict && directory.flags & flags::CASEFOLD != 0,
+            text: strict && super::directories::folds(&checker.superblock, directory.flags),
             block_size: checker.superblock.block_size as usize,
         }
     }
@@ -303,7 +304,7 @@ impl Walk {
             }
             return Fate::Keep;
         }
-        if self.text && std::str::from_utf8(name(record)).is_err() {
+        if self.text && !fold::is_valid(name(record)) {
             checker.findings.add(Problem::EntryEncoding, self.place(name(record)));
         }
         if name(record).iter().any(|byte| matches!(byte, b'/' | 0)) {
@@ -356,7 +357,8 @@ impl Walk {
     /// A name is in a block once.
     fn again(&self, checker: &mut Checker, record: &[u8], seen: &mut Seen) -> Fate {
         let inode = get_u32(record, 0);
-        match seen.insert(name(record).to_vec(), inode) {
+        let folded = if self.text { fold::fold(name(record)) } else { None };
+        match seen.insert(folded.unwrap_or_else(|| name(record).to_vec()), inode) {
             None => Fate::Keep,
             Some(first) if first == inode => {
                 checker.findings.add(Problem::EntryTwice, self.place(name(record)));

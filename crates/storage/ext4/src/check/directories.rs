@@ -12,7 +12,9 @@ use super::{Place, Problem};
 use crate::dir_block::{DirFormat, get_u32};
 use crate::error::Result;
 use crate::features::{compat, incompat};
+use crate::fold;
 use crate::inode::flags;
+use crate::superblock::Superblock;
 use crate::xattr::INLINE_DATA;
 
 /// The bytes of inline content that are in the block map's place.
@@ -49,7 +51,15 @@ pub(super) fn format(checker: &Checker, directory: &Directory) -> DirFormat {
             .metadata_csum()
             .then(|| crate::inode::seed(superblock, directory.inode, directory.generation)),
         file_types: superblock.features.has_incompat(incompat::FILETYPE),
+        folding: folds(superblock, directory.flags),
     }
+}
+
+/// Whether the names of a directory fold in a way that is known.
+pub(super) fn folds(superblock: &Superblock, flags: u32) -> bool {
+    superblock.features.has_incompat(incompat::CASEFOLD)
+        && flags & (flags::CASEFOLD | flags::ENCRYPT) == flags::CASEFOLD
+        && superblock.encoding().0 == fold::UTF8_12_1
 }
 
 fn one(checker: &mut Checker, index: usize, directory: &Directory, blocks: &[DirectoryBlock]) -> Result<()> {
