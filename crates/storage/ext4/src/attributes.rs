@@ -2,14 +2,13 @@
 
 use vmwright_vfs::{FileType, XattrMode};
 
+use crate::acl;
 use crate::error::{Error, ErrorKind, Place, Result};
+use crate::features::incompat;
 use crate::inode::{Inode, flags};
 use crate::layout::CLASSIC_INODE_SIZE;
 use crate::volume::Ext4;
-use crate::xattr::{self, Attributes, BlockPlan, INLINE_DATA, Value};
-
-/// The longest value that is read from an inode of its own.
-const MAX_VALUE: u64 = 1 << 16;
+use crate::xattr::{self, Attribute, Attributes, BlockPlan, INLINE_DATA, Value};
 
 const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
@@ -47,14 +46,24 @@ impl Ext4 {
         };
         let area = &inode.record[inode.attribute_area()];
         let block = block.as_deref().map(Vec::as_slice);
-        Attributes::decode(inode.number.into(), area, block, self.superblock.block_size as usize)
+        let block_size = self.superblock.block_size as usize;
+        let mut attributes = Attributes::decode(inode.number.into(), area, block, block_size)?;
+        // e2fsck would take the space that a link counts for such values for the blocks of a long target.
+        if self.superblock.features.has_incompat(incompat::EA_INODE) && inode.file_type != FileType::Symlink {
+            attributes.allow_outside();
+        }
+        Ok(attributes)
     }
 
     /// The part of inline content that is kept as an attribute.
     pub(crate) fn inline_tail(&self, inode: &Inode) -> Result<Vec<u8>> {
         match self.attributes(inode)?.raw(INLINE_DATA) {
-            Some(value) => self.value(inode, value),
             None => Ok(Vec::new()),
+            Some(Value::Here(value)) => Ok(value.clone()),
+            Some(_) => {
+                let place = Place::Inode(inode.number.into());
+                Err(Error::corrupt(place, "its inline content is in another inode"))
+            }
         }
     }
 
@@ -69,21 +78,11 @@ impl Ext4 {
         if xattr::split_name(name).is_err() {
             return Ok(None);
         }
-        let value = self.attributes(inode)?.get(name)?;
-        value.map(|value| self.value(inode, &value)).transpose()
-    }
-
-    fn value(&self, owner: &Inode, value: &Value) -> Result<Vec<u8>> {
-        let (number, size) = match value {
-            Value::Here(bytes) => return Ok(bytes.clone()),
-            Value::Inode { inode, size, .. } => (*inode, *size),
-        };
-        let inode = self.inode(number)?;
-        if !inode.has_flag(flags::EA_INODE) || inode.size != u64::from(size) || number == owner.number {
-            let place = Place::Inode(number.into());
-            return Err(Error::corrupt(place, "it does not hold the attribute that is said to be in it"));
+        match self.attributes(inode)?.find(name)? {
+            None => Ok(None),
+            Some(Attribute { value: Value::Here(value), .. }) => Ok(Some(value)),
+            Some(attribute) => self.outside_value(inode, &attribute).map(Some),
         }
-        self.read_whole(&inode, MAX_VALUE)
     }
 
     /// Sets an attribute.
@@ -102,7 +101,7 @@ impl Ext4 {
             return Err(Error::plain(ErrorKind::InvalidInput, "symbolic links have no ACL"));
         }
         if name == ACL_ACCESS {
-            let (permissions, kept) = xattr::acl_apply_to_mode(value, inode.permissions)?;
+            let (permissions, kept) = acl::apply_to_mode(value, inode.permissions)?;
             // One that says no more than the mode is not kept.
             attributes.set(name, kept.as_deref().unwrap_or_default(), mode)?;
             inode.permissions = permissions;
@@ -123,20 +122,39 @@ impl Ext4 {
     pub(crate) fn change_mode(&mut self, inode: &mut Inode, permissions: u16) -> Result<()> {
         inode.permissions = permissions & 0xfff;
         let Some(acl) = self.attribute(inode, ACL_ACCESS)? else { return Ok(()) };
-        let acl = xattr::acl_after_chmod(&acl, inode.permissions)?;
+        let acl = acl::after_chmod(&acl, inode.permissions)?;
         let mut attributes = self.attributes(inode)?;
         attributes.set(ACL_ACCESS, &acl, XattrMode::Set)?;
         self.place_attributes(inode, &attributes)
     }
 
-    fn store_attributes(&mut self, mut inode: Inode, attributes: &Attributes) -> Result<()> {
+    pub(crate) fn store_attributes(&mut self, mut inode: Inode, attributes: &Attributes) -> Result<()> {
         self.place_attributes(&mut inode, attributes)?;
         inode.changed = self.now;
         self.put_inode(&inode)
     }
 
-    /// Puts attributes into the record and the block outside; the record is left to the caller.
+    /// Puts attributes into the record and the block outside, large values into inodes of their own; the record is
+    /// left to the caller.
     pub(crate) fn place_attributes(&mut self, inode: &mut Inode, attributes: &Attributes) -> Result<()> {
+        if !self.superblock.features.has_incompat(incompat::EA_INODE) {
+            return self.place_areas(inode, attributes);
+        }
+        let before = self.attributes(inode)?;
+        let mut attributes = attributes.clone();
+        let made = self.make_values(inode, &mut attributes)?;
+        let result = self.change_holders(inode, &before, &attributes, &made, |volume, inode| {
+            volume.place_areas(inode, &attributes)
+        });
+        if result.is_err() {
+            for number in made {
+                self.remove_value(number)?;
+            }
+        }
+        result
+    }
+
+    fn place_areas(&mut self, inode: &mut Inode, attributes: &Attributes) -> Result<()> {
         let old = inode.xattr_block;
         let seed = self.attribute_seed();
         match attributes.block_plan() {
@@ -159,6 +177,16 @@ impl Ext4 {
         Ok(())
     }
 
+    /// Gives up everything that the attributes of an inode take beside it.
+    pub(crate) fn drop_attributes(&mut self, inode: &mut Inode) -> Result<()> {
+        if self.superblock.features.has_incompat(incompat::EA_INODE) && !inode.has_flag(flags::EA_INODE) {
+            let before = self.attributes(inode)?;
+            let none = before.without_values();
+            return self.change_holders(inode, &before, &none, &[], Self::drop_attribute_block);
+        }
+        self.drop_attribute_block(inode)
+    }
+
     /// Gives up the block outside, which other inodes may go on using.
     pub(crate) fn drop_attribute_block(&mut self, inode: &mut Inode) -> Result<()> {
         let number = inode.xattr_block;
@@ -177,11 +205,11 @@ impl Ext4 {
         Ok(())
     }
 
-    /// Refuses to remove an inode with attributes in inodes of their own, whose counts would have to follow.
+    /// Refuses to remove an inode whose attributes cannot be removed with it.
     pub(crate) fn check_attributes_removable(&self, inode: &Inode) -> Result<()> {
-        let feature = crate::features::incompat::EA_INODE;
-        if self.superblock.features.has_incompat(feature) && self.attributes(inode)?.has_outside_values() {
-            return Err(Error::unsupported("removing a file whose attributes are in inodes of their own"));
+        if self.superblock.features.has_incompat(incompat::EA_INODE) {
+            let before = self.attributes(inode)?;
+            self.holder_changes(inode, &before, &before.without_values(), &[])?;
         }
         Ok(())
     }

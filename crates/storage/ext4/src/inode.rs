@@ -242,13 +242,39 @@ impl Inode {
         superblock.features.metadata_csum().then_some(seed)
     }
 
+    /// The number of users of an inode that holds the value of an attribute, kept in `i_ctime` and `i_version`.
+    pub(crate) fn value_users(&self) -> u64 {
+        let low = raw_inode(&self.record).i_version.get();
+        u64::from(self.changed.seconds as u32) << 32 | u64::from(low)
+    }
+
+    /// Records the number of users of an inode that holds the value of an attribute.
+    pub(crate) fn set_value_users(&mut self, users: u64) {
+        let high = (users >> 32) as u32;
+        self.changed = Timestamp { seconds: high.cast_signed().into(), nanoseconds: 0 };
+        self.record[VERSION..VERSION + 4].copy_from_slice(&(users as u32).to_le_bytes());
+    }
+
+    /// The hash of the value that the inode holds, kept in `i_atime`.
+    pub(crate) fn value_hash(&self) -> u32 {
+        self.accessed.seconds as u32
+    }
+
+    /// Records the hash of the value that the inode holds.
+    pub(crate) fn set_value_hash(&mut self, hash: u32) {
+        // As a signed number it needs no more bits of time than the smallest inodes have.
+        self.accessed = Timestamp { seconds: hash.cast_signed().into(), nanoseconds: 0 };
+    }
+
     /// Whether this is a symbolic link that keeps its target in the inode.
     pub(crate) fn is_fast_symlink(&self, superblock: &Superblock) -> bool {
         let xattr_sectors = if self.xattr_block == 0 { 0 } else { superblock.cluster_sectors() };
+        // Values of attributes in inodes of their own are counted in sectors too.
+        let blockless = superblock.features.has_incompat(incompat::EA_INODE) || self.sectors <= xattr_sectors;
         self.file_type == FileType::Symlink
             && !self.has_flag(flags::INLINE_DATA | flags::EXTENTS)
             && self.size < FAST_SYMLINK
-            && self.sectors <= xattr_sectors
+            && blockless
     }
 
     /// Whether the inode's content is in blocks at all.
@@ -326,6 +352,7 @@ pub(crate) fn seed(superblock: &Superblock, number: u32, generation: u32) -> u32
     crc32c(crc32c(superblock.checksum_seed, &number.to_le_bytes()), &generation.to_le_bytes())
 }
 
+const VERSION: usize = std::mem::offset_of!(RawInode, i_version);
 const CHECKSUM_LOW: usize = std::mem::offset_of!(RawInode, l_i_checksum_lo);
 const CHECKSUM_HIGH: usize = std::mem::offset_of!(RawInode, i_checksum_hi);
 

@@ -44,6 +44,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod acl;
 mod alloc;
 mod allocate;
 mod attributes;
@@ -95,6 +96,7 @@ pub mod resize;
 mod superblock;
 mod sync;
 pub mod tune;
+mod value_inode;
 mod volume;
 mod windows;
 mod xattr;

@@ -57,7 +57,7 @@ impl Ext4 {
     }
 
     /// A generation that differs from that of the inode's last life.
-    fn generation(&self, number: u32) -> u32 {
+    pub(crate) fn generation(&self, number: u32) -> u32 {
         let crc = crc32c(self.superblock.checksum_seed, &number.to_le_bytes());
         let crc = crc32c(crc, &self.now.seconds.to_le_bytes());
         let crc = crc32c(crc, &self.now.nanoseconds.to_le_bytes());
@@ -122,7 +122,7 @@ impl Ext4 {
         if inode.has_blocks(&self.superblock) {
             self.unmap(&mut inode, 0..u64::from(u32::MAX) + 1)?;
         }
-        self.drop_attribute_block(&mut inode)?;
+        self.drop_attributes(&mut inode)?;
         inode.size = 0;
         inode.links = 0;
         inode.changed = self.now;

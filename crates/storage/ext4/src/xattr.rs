@@ -9,6 +9,7 @@
 //! block may be shared between inodes whose attributes are equal, so changing it may mean leaving it:
 //! [`BlockPlan`] tells the caller, who allocates and frees.
 
+use crate::acl;
 use crate::checksum::crc32c;
 use crate::dir_block::{get_u16, get_u32, put_u16, put_u32};
 use crate::error::{Error, ErrorKind, Place, Result};
@@ -52,6 +53,8 @@ pub(crate) enum Value {
     Here(Vec<u8>),
     /// In an inode of its own (feature `ea_inode`).
     Inode { inode: u32, size: u32, hash: u32 },
+    /// To be put into an inode of its own.
+    New(Vec<u8>),
 }
 
 /// One attribute.
@@ -67,7 +70,7 @@ impl Attribute {
     fn here(&self) -> &[u8] {
         match &self.value {
             Value::Here(value) => value,
-            Value::Inode { .. } => &[],
+            Value::Inode { .. } | Value::New(_) => &[],
         }
     }
 
@@ -119,6 +122,8 @@ pub(crate) struct Attributes {
     /// How many inodes share the block; zero where there is none.
     references: u32,
     block_changed: bool,
+    /// Whether values may be put into inodes of their own.
+    outside: bool,
 }
 
 /// What is to be done about the block outside.
@@ -148,6 +153,7 @@ impl Attributes {
             block_size,
             references: 0,
             block_changed: false,
+            outside: false,
         };
         if area.len() >= INODE_HEADER + END && get_u32(area, 0) == MAGIC {
             attributes.inode = decode_entries(place, &area[INODE_HEADER..], 0)?;
@@ -168,9 +174,37 @@ impl Attributes {
         self.all().filter_map(|attribute| full_name(attribute.index, &attribute.name)).collect()
     }
 
-    /// Whether any value is in an inode of its own.
-    pub(crate) fn has_outside_values(&self) -> bool {
-        self.all().any(|attribute| matches!(attribute.value, Value::Inode { .. }))
+    /// Lets values that fit nowhere else be put into inodes of their own.
+    pub(crate) fn allow_outside(&mut self) {
+        self.outside = true;
+    }
+
+    /// All attributes whose values are in inodes of their own.
+    pub(crate) fn outside_values(&self) -> impl Iterator<Item = &Attribute> {
+        self.all().filter(|attribute| matches!(attribute.value, Value::Inode { .. }))
+    }
+
+    /// The inodes of values that count this inode as their user: one that others share counts for the block.
+    pub(crate) fn held(&self) -> Vec<u32> {
+        let shared = self.references > 1 && !self.block_changed;
+        let block = if shared { &[] } else { self.block.as_slice() };
+        let inodes = self.inode.iter().chain(block).filter_map(|attribute| match attribute.value {
+            Value::Inode { inode, .. } => Some(inode),
+            _ => None,
+        });
+        inodes.collect()
+    }
+
+    /// The same without any value that is kept elsewhere, as for an inode that is removed.
+    pub(crate) fn without_values(&self) -> Self {
+        let (inode, block) = (Vec::new(), Vec::new());
+        Self { inode, block, ..self.clone() }
+    }
+
+    /// The values that still need inodes, to be replaced.
+    pub(crate) fn new_values(&mut self) -> impl Iterator<Item = &mut Attribute> {
+        let all = self.inode.iter_mut().chain(&mut self.block);
+        all.filter(|attribute| matches!(attribute.value, Value::New(_)))
     }
 
     /// Finds a value by index and name, as it is on the volume.
@@ -178,18 +212,17 @@ impl Attributes {
         self.all().find(|attribute| attribute.is(key)).map(|attribute| &attribute.value)
     }
 
-    /// Finds a value by the name that Linux shows; an ACL comes in the form of Linux.
-    pub(crate) fn get(&self, name: &[u8]) -> Result<Option<Value>> {
+    /// Finds an attribute by the name that Linux shows; an ACL comes in the form of Linux.
+    pub(crate) fn find(&self, name: &[u8]) -> Result<Option<Attribute>> {
         let key = split_name(name)?;
-        match self.raw(key) {
-            Some(Value::Here(value)) if is_acl(key.0) => {
-                let entries = acl_decode(value);
-                let entries = entries
-                    .ok_or_else(|| Error::corrupt(self.place, "an access control list is malformed"))?;
-                Ok(Some(Value::Here(acl_to_linux(&entries))))
-            }
-            value => Ok(value.cloned()),
+        let mut found = self.all().find(|attribute| attribute.is(key)).cloned();
+        if let Some(Attribute { value: Value::Here(value), .. }) = &mut found
+            && is_acl(key.0)
+        {
+            let malformed = || Error::corrupt(self.place, "an access control list is malformed");
+            *value = acl::to_linux(&acl::decode(value).ok_or_else(malformed)?);
         }
+        Ok(found)
     }
 
     /// Sets a value by the name that Linux shows.
@@ -208,7 +241,7 @@ impl Attributes {
         if !is_acl(key.0) {
             return self.set_raw(key, value.to_vec());
         }
-        match acl_from_linux(value)? {
+        match acl::from_linux(value)? {
             Some(value) => self.set_raw(key, value),
             None if self.raw(key).is_some() => self.remove_raw(key),
             None => Ok(()),
@@ -227,27 +260,30 @@ impl Attributes {
             self.remove_raw(key)?;
         }
         let was_at = before.inode.iter().position(|attribute| attribute.is(key));
-        let attribute = Attribute { index: key.0, name: key.1.to_vec(), value: Value::Here(value) };
-        if self.inode_fits(&attribute) {
-            self.inode.insert(was_at.unwrap_or(self.inode.len()), attribute);
-        } else if key != INLINE_DATA && self.block_fits(&attribute) {
-            self.block.push(attribute);
-            self.block_changed = true;
-        } else {
-            *self = before;
-            return Err(Error::plain(ErrorKind::NoSpace, "the inode has no room for the extended attribute"));
+        let outside = (self.outside && !value.is_empty()).then(|| Value::New(value.clone()));
+        for value in [Some(Value::Here(value)), outside].into_iter().flatten() {
+            let attribute = Attribute { index: key.0, name: key.1.to_vec(), value };
+            if self.inode_fits(&attribute) {
+                self.inode.insert(was_at.unwrap_or(self.inode.len()), attribute);
+                return Ok(());
+            }
+            if key == INLINE_DATA {
+                break;
+            }
+            if self.block_fits(&attribute) {
+                self.block.push(attribute);
+                self.block_changed = true;
+                return Ok(());
+            }
         }
-        Ok(())
+        *self = before;
+        Err(Error::plain(ErrorKind::NoSpace, "the inode has no room for the extended attribute"))
     }
 
     /// Removes a value by index and name.
     pub(crate) fn remove_raw(&mut self, key: (u8, &[u8])) -> Result<()> {
-        match self.raw(key) {
-            None => return Err(absent()),
-            Some(Value::Inode { .. }) => {
-                return Err(Error::unsupported("changing an extended attribute kept in an inode of its own"));
-            }
-            Some(Value::Here(_)) => {}
+        if self.raw(key).is_none() {
+            return Err(absent());
         }
         self.inode.retain(|attribute| !attribute.is(key));
         let count = self.block.len();
@@ -418,7 +454,7 @@ fn encode_entries(attributes: &[Attribute], area: &mut [u8], start: usize, hashe
             Value::Inode { inode, size, hash } => (inode, size, hash),
             Value::Here(_) if hashed => (0, value.len() as u32, entry_hash(&attribute.name, value)),
             // The kernel leaves the hash of entries in inodes at zero: only blocks are shared.
-            Value::Here(_) => (0, value.len() as u32, 0),
+            Value::Here(_) | Value::New(_) => (0, value.len() as u32, 0),
         };
         let offset = if value.is_empty() { 0 } else { end as u16 };
         area[at] = attribute.name.len() as u8;
@@ -435,6 +471,17 @@ fn encode_entries(attributes: &[Attribute], area: &mut [u8], start: usize, hashe
     if shareable { total } else { 0 }
 }
 
+/// The hash of an entry whose value is in an inode of its own: of the name and of the value's own hash. Names
+/// were once hashed as signed bytes.
+pub(crate) fn outside_hash(name: &[u8], value_hash: u32, signed: bool) -> u32 {
+    if !signed {
+        return entry_hash(name, &value_hash.to_le_bytes());
+    }
+    let widen = |byte: u8| i32::from(byte.cast_signed()).cast_unsigned();
+    let hash = name.iter().fold(0_u32, |hash, &byte| hash.rotate_left(5) ^ widen(byte));
+    hash.rotate_left(16) ^ value_hash
+}
+
 /// The hash by which equal attributes are found.
 fn entry_hash(name: &[u8], value: &[u8]) -> u32 {
     let hash = name.iter().fold(0_u32, |hash, &byte| hash.rotate_left(5) ^ u32::from(byte));
@@ -449,137 +496,6 @@ fn is_acl(index: u8) -> bool {
     index == INDEX_ACL_ACCESS || index == INDEX_ACL_DEFAULT
 }
 
-const ACL_USER_OBJ: u16 = 0x01;
-const ACL_USER: u16 = 0x02;
-const ACL_GROUP_OBJ: u16 = 0x04;
-const ACL_GROUP: u16 = 0x08;
-const ACL_MASK: u16 = 0x10;
-const ACL_OTHER: u16 = 0x20;
-
-const ACL_VERSION: u32 = 1;
-const ACL_LINUX_VERSION: u32 = 2;
-
-/// One line of an ACL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct AclEntry {
-    tag: u16,
-    permissions: u16,
-    id: u32,
-}
-
-fn acl_to_linux(entries: &[AclEntry]) -> Vec<u8> {
-    let mut linux = ACL_LINUX_VERSION.to_le_bytes().to_vec();
-    for entry in entries {
-        linux.extend(entry.tag.to_le_bytes());
-        linux.extend(entry.permissions.to_le_bytes());
-        linux.extend(entry.id.to_le_bytes());
-    }
-    linux
-}
-
-/// Decodes the volume's form; `None` where it is malformed.
-fn acl_decode(value: &[u8]) -> Option<Vec<AclEntry>> {
-    if value.len() < 4 || get_u32(value, 0) != ACL_VERSION {
-        return None;
-    }
-    let mut entries = Vec::new();
-    let mut rest = &value[4..];
-    while !rest.is_empty() {
-        if rest.len() < 4 {
-            return None;
-        }
-        let (tag, permissions) = (get_u16(rest, 0), get_u16(rest, 2));
-        let (id, size) = match tag {
-            ACL_USER | ACL_GROUP if rest.len() >= 8 => (get_u32(rest, 4), 8),
-            ACL_USER_OBJ | ACL_GROUP_OBJ | ACL_MASK | ACL_OTHER => (u32::MAX, 4),
-            _ => return None,
-        };
-        entries.push(AclEntry { tag, permissions, id });
-        rest = &rest[size..];
-    }
-    Some(entries)
-}
-
-fn acl_encode(entries: &[AclEntry]) -> Vec<u8> {
-    let mut value = ACL_VERSION.to_le_bytes().to_vec();
-    for entry in entries {
-        value.extend(entry.tag.to_le_bytes());
-        value.extend(entry.permissions.to_le_bytes());
-        if matches!(entry.tag, ACL_USER | ACL_GROUP) {
-            value.extend(entry.id.to_le_bytes());
-        }
-    }
-    value
-}
-
-/// Turns an ACL of Linux into that of the volume; one without entries means that there is to be none.
-fn acl_from_linux(value: &[u8]) -> Result<Option<Vec<u8>>> {
-    let entries = acl_parse_linux(value)?;
-    Ok((!entries.is_empty()).then(|| acl_encode(&entries)))
-}
-
-/// Parses an ACL as Linux hands it over, and holds it to the rules of `acl_valid(3)`.
-fn acl_parse_linux(value: &[u8]) -> Result<Vec<AclEntry>> {
-    let invalid = || Error::plain(ErrorKind::InvalidInput, "the ACL is malformed");
-    if value.is_empty() {
-        return Ok(Vec::new());
-    }
-    let body = value.get(4..).filter(|body| body.len() % 8 == 0).ok_or_else(invalid)?;
-    if get_u32(value, 0) != ACL_LINUX_VERSION {
-        return Err(invalid());
-    }
-    let entries: Vec<_> = body.chunks_exact(8).map(|entry| (get_u16(entry, 0), entry)).collect();
-    let entries: Vec<_> = entries
-        .into_iter()
-        .map(|(tag, entry)| {
-            let named = matches!(tag, ACL_USER | ACL_GROUP);
-            let id = if named { get_u32(entry, 4) } else { u32::MAX };
-            AclEntry { tag, permissions: get_u16(entry, 2), id }
-        })
-        .collect();
-    if entries.is_empty() {
-        return Ok(entries);
-    }
-    let count = |tag| entries.iter().filter(|entry| entry.tag == tag).count();
-    let singles = [ACL_USER_OBJ, ACL_GROUP_OBJ, ACL_OTHER].iter().all(|&tag| count(tag) == 1);
-    let named = count(ACL_USER) + count(ACL_GROUP);
-    let known = 3 + named + count(ACL_MASK) == entries.len();
-    let masked = count(ACL_MASK) <= 1 && (named == 0 || count(ACL_MASK) == 1);
-    let ordered = entries.windows(2).all(|pair| pair[0].tag <= pair[1].tag);
-    let small = entries.iter().all(|entry| entry.permissions <= 7);
-    if singles && known && masked && ordered && small { Ok(entries) } else { Err(invalid()) }
-}
-
-/// What setting an access ACL, in the form of Linux, makes of a mode; `None` in place of the ACL where the mode
-/// alone says as much, so that the kernel keeps none.
-pub(crate) fn acl_apply_to_mode(value: &[u8], mode: u16) -> Result<(u16, Option<Vec<u8>>)> {
-    let entries = acl_parse_linux(value)?;
-    if entries.is_empty() {
-        return Ok((mode, None));
-    }
-    let of = |tag| entries.iter().find(|entry| entry.tag == tag).map(|entry| entry.permissions);
-    let group = of(ACL_MASK).or(of(ACL_GROUP_OBJ)).unwrap_or(0);
-    let bits = (of(ACL_USER_OBJ).unwrap_or(0) << 6) | (group << 3) | of(ACL_OTHER).unwrap_or(0);
-    let kept = (entries.len() > 3).then(|| value.to_vec());
-    Ok(((mode & !0o777) | bits, kept))
-}
-
-/// What changing a mode makes of an access ACL, both in the form of Linux.
-pub(crate) fn acl_after_chmod(value: &[u8], mode: u16) -> Result<Vec<u8>> {
-    let mut entries = acl_parse_linux(value)?;
-    let masked = entries.iter().any(|entry| entry.tag == ACL_MASK);
-    for entry in &mut entries {
-        match entry.tag {
-            ACL_USER_OBJ => entry.permissions = (mode >> 6) & 7,
-            ACL_GROUP_OBJ if !masked => entry.permissions = (mode >> 3) & 7,
-            ACL_MASK => entry.permissions = (mode >> 3) & 7,
-            ACL_OTHER => entry.permissions = mode & 7,
-            _ => {}
-        }
-    }
-    Ok(acl_to_linux(&entries))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -587,6 +503,10 @@ mod tests {
 
     fn decode(area: &[u8], block: Option<&[u8]>) -> Attributes {
         Attributes::decode(12, area, block, 1024).unwrap()
+    }
+
+    fn get(attributes: &Attributes, name: &[u8]) -> Result<Option<Value>> {
+        Ok(attributes.find(name)?.map(|attribute| attribute.value))
     }
 
     fn here(value: &[u8]) -> Option<Value> {
@@ -616,8 +536,8 @@ mod tests {
         verify_block(&block, 77, Some(5)).unwrap();
         assert!(verify_block(&block, 78, Some(5)).is_err(), "the checksum covers the place");
         let mut again = decode(&area, Some(&block));
-        assert_eq!(again.get(b"user.small").unwrap(), here(b"value"));
-        assert_eq!(again.get(b"security.large").unwrap(), here(&[7; 500]));
+        assert_eq!(get(&again, b"user.small").unwrap(), here(b"value"));
+        assert_eq!(get(&again, b"security.large").unwrap(), here(&[7; 500]));
         assert_eq!(again.names(), [b"user.small".to_vec(), b"security.large".to_vec()]);
         again.remove(b"security.large").unwrap();
         assert_eq!(again.block_plan(), BlockPlan::Free);
@@ -670,7 +590,7 @@ mod tests {
         let mut attributes = decode(&[0; 96], None);
         for size in [10, 400, 10, 0] {
             attributes.set(b"user.a", &vec![1; size], XattrMode::Set).unwrap();
-            assert_eq!(attributes.get(b"user.a").unwrap(), here(&vec![1; size]));
+            assert_eq!(get(&attributes, b"user.a").unwrap(), here(&vec![1; size]));
             assert_eq!(attributes.block.is_empty(), size < 400);
             assert_eq!(attributes.names().len(), 1);
         }
@@ -709,14 +629,14 @@ mod tests {
             attributes.raw((2, b"")).map(|value| matches!(value, Value::Here(v) if v.len() == 28)),
             Some(true)
         );
-        assert_eq!(attributes.get(b"system.posix_acl_access").unwrap(), here(&linux));
+        assert_eq!(get(&attributes, b"system.posix_acl_access").unwrap(), here(&linux));
         assert_eq!(attributes.names(), [b"system.posix_acl_access".to_vec()]);
-        let (mode, kept) = acl_apply_to_mode(&linux, 0o4644).unwrap();
+        let (mode, kept) = acl::apply_to_mode(&linux, 0o4644).unwrap();
         assert_eq!((mode, kept.as_ref()), (0o4770, Some(&linux)));
-        let after = acl_after_chmod(&linux, 0o751).unwrap();
+        let after = acl::after_chmod(&linux, 0o751).unwrap();
         assert_eq!(after, linux_acl(&[(1, 7, !0), (2, 6, 1000), (4, 5, !0), (0x10, 5, !0), (0x20, 1, !0)]));
         let minimal = linux_acl(&[(1, 7, !0), (4, 5, !0), (0x20, 0, !0)]);
-        assert_eq!(acl_apply_to_mode(&minimal, 0).unwrap(), (0o750, None));
+        assert_eq!(acl::apply_to_mode(&minimal, 0).unwrap(), (0o750, None));
         attributes.set(b"system.posix_acl_access", &[], XattrMode::Set).unwrap();
         assert!(attributes.names().is_empty());
     }
@@ -730,7 +650,7 @@ mod tests {
             &[(1, 8, 0), (4, 5, 0), (0x20, 0, 0)],
         ];
         for entries in bad {
-            assert_eq!(acl_from_linux(&linux_acl(entries)).unwrap_err().kind(), ErrorKind::InvalidInput);
+            assert_eq!(acl::from_linux(&linux_acl(entries)).unwrap_err().kind(), ErrorKind::InvalidInput);
         }
     }
 
@@ -743,8 +663,42 @@ mod tests {
         attributes.set(b"user.a", b"b", XattrMode::Set).unwrap();
         attributes.encode_inode(&mut area);
         let mut again = decode(&area, None);
-        assert_eq!(again.get(b"user.big").unwrap(), Some(value));
-        assert_eq!(again.remove(b"user.big").unwrap_err().kind(), ErrorKind::Unsupported);
+        assert_eq!(get(&again, b"user.big").unwrap(), Some(value));
+        assert_eq!(again.held(), [33]);
+        again.remove(b"user.big").unwrap();
+        assert!(again.held().is_empty());
+    }
+
+    #[test]
+    fn a_value_goes_outside_only_where_it_fits_nowhere_else() {
+        let mut attributes = decode(&[0; 96], None);
+        let error = attributes.set(b"user.big", &[1; 5000], XattrMode::Set).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+        attributes.allow_outside();
+        attributes.set(b"user.big", &[1; 5000], XattrMode::Set).unwrap();
+        attributes.set(b"user.small", &[1; 500], XattrMode::Set).unwrap();
+        assert_eq!(attributes.new_values().count(), 1);
+        for attribute in attributes.new_values() {
+            attribute.value = Value::Inode { inode: 40, size: 5000, hash: 6 };
+        }
+        assert_eq!((attributes.held(), attributes.outside_values().count()), (vec![40], 1));
+        assert_eq!(attributes.block_plan(), BlockPlan::Allocate { release: false });
+        attributes.set(b"user.big", &[1; 5], XattrMode::Set).unwrap();
+        assert!(attributes.held().is_empty());
+    }
+
+    #[test]
+    fn a_shared_block_holds_its_values_itself() {
+        let mut attributes = decode(&[], None);
+        let value = Value::Inode { inode: 33, size: 100_000, hash: 5 };
+        attributes.block.push(Attribute { index: 1, name: b"big".to_vec(), value });
+        let mut block = attributes.encode_block(9, None);
+        assert_eq!(decode(&[], Some(&block)).held(), [33]);
+        put_u32(&mut block, 4, 2);
+        let mut shared = decode(&[], Some(&block));
+        assert!(shared.held().is_empty());
+        shared.set(b"user.a", b"b", XattrMode::Set).unwrap();
+        assert_eq!(shared.held(), [33], "a block of its own counts anew");
     }
 
     proptest! {
@@ -783,7 +737,7 @@ mod tests {
                 let block = (!attributes.block.is_empty()).then(|| attributes.encode_block(7, Some(1)));
                 attributes = decode(&area, block.as_deref());
                 for (name, value) in &model {
-                    prop_assert_eq!(attributes.get(name).unwrap(), here(value));
+                    prop_assert_eq!(get(&attributes, name).unwrap(), here(value));
                 }
                 prop_assert_eq!(attributes.names().len(), model.len());
             }

@@ -13,4 +13,5 @@ mod quota;
 mod random;
 mod reading;
 mod tree;
+mod values;
 mod writing;
