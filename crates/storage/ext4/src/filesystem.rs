@@ -193,6 +193,7 @@ impl FileSystem for Ext4 {
     fn set_attributes(&mut self, inode: InodeNumber, attributes: &SetAttributes) -> Result<()> {
         self.check_writable()?;
         let mut inode = self.inode_of(inode)?;
+        let before = inode.clone();
         let owner = (attributes.uid.unwrap_or(inode.uid), attributes.gid.unwrap_or(inode.gid));
         self.reserve_quota(owner.0, owner.1, inode.project)?;
         if let Some(mode) = attributes.mode {
@@ -204,7 +205,8 @@ impl FileSystem for Ext4 {
         // An inode without the field has no time of birth to change.
         inode.created = inode.created.map(|created| attributes.created.unwrap_or(created));
         inode.changed = self.now;
-        Ok(self.put_inode(&inode)?)
+        self.put_inode(&inode)?;
+        Ok(self.move_values(&before, &inode)?)
     }
 
     fn set_xattr(&mut self, inode: InodeNumber, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {

@@ -24,11 +24,10 @@ impl Ext4 {
         let invalid = |_| Error::plain(ErrorKind::InvalidInput, "the identifier is not a UUID");
         let uuid = Uuid::try_parse(uuid).map_err(invalid)?;
         let features = self.superblock.features;
-        let sealed = match features.metadata_csum() {
-            true => !features.has_incompat(incompat::CSUM_SEED),
-            false => features.has_ro_compat(ro_compat::GDT_CSUM),
-        };
-        if sealed {
+        // Values of attributes in inodes of their own are hashed with the same seed.
+        let seeded = features.metadata_csum() || features.has_incompat(incompat::EA_INODE);
+        let descriptors = features.has_ro_compat(ro_compat::GDT_CSUM) && !features.metadata_csum();
+        if descriptors || seeded && !features.has_incompat(incompat::CSUM_SEED) {
             return Err(Error::unsupported("the checksums of the filesystem's metadata depend on its UUID"));
         }
         self.change_copies(&mut |superblock| superblock.set_uuid(uuid))

@@ -152,6 +152,17 @@ impl Ext4 {
         Ok(checked)
     }
 
+    /// Counts the inodes of values for another owner than before.
+    pub(crate) fn move_values(&mut self, before: &Inode, after: &Inode) -> Result<()> {
+        let owners = |inode: &Inode| (inode.uid, inode.gid, inode.project);
+        if self.quota.is_none() || owners(before) == owners(after) {
+            return Ok(());
+        }
+        let count = self.attributes(after)?.outside_values().count() as i64;
+        self.count_values(before, -count)?;
+        self.count_values(after, count)
+    }
+
     /// Lets `place` change where attributes are, and values follow with their users and what they take.
     pub(crate) fn change_holders(
         &mut self,
@@ -163,7 +174,10 @@ impl Ext4 {
     ) -> Result<()> {
         let changes = self.holder_changes(owner, before, after, made)?;
         let (less, more) = (self.value_sectors(owner, before)?, self.value_sectors(owner, after)?);
+        let count = |attributes: &Attributes| attributes.outside_values().count() as i64;
+        let counted = count(after) - count(before);
         place(self, owner)?;
+        self.count_values(owner, counted)?;
         owner.sectors = owner.sectors.saturating_add(more).saturating_sub(less);
         for (mut inode, users) in changes {
             if users == 0 {

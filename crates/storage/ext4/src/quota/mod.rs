@@ -135,7 +135,6 @@ impl Ext4 {
 
     /// Counts inodes that hold attributes of another and are its owner's for each that uses them. Their space is
     /// among the sectors of the inode that uses them.
-    #[expect(dead_code, reason = "attributes in inodes of their own are only read so far")]
     pub(crate) fn count_values(&mut self, owner: &Inode, inodes: i64) -> Result<()> {
         let share = Share { bytes: 0, ..Share::of(owner) };
         self.with_quota(|quota, volume| quota.add(volume, share, Change { inodes, bytes: 0 }))

@@ -63,6 +63,10 @@ pub(crate) const KINDS: &[Kind] = &[
         "quota",
         &["-t", "ext4", "-O", "quota,project", "-E", "quotatype=usrquota:grpquota:prjquota"],
     ),
+    unmountable(
+        "quota_values",
+        &["-t", "ext4", "-b", "1024", "-O", "quota,ea_inode", "-E", "quotatype=usrquota:grpquota"],
+    ),
     unmountable("quota_1k", &["-t", "ext4", "-b", "1024", "-O", "quota,^extent,^64bit"]),
     kind("ea_inode_1k", &["-t", "ext4", "-O", "ea_inode,^metadata_csum", "-b", "1024"]),
     kind("ea_inode_small", &["-t", "ext2", "-O", "ea_inode", "-I", "128"]),
