@@ -85,7 +85,7 @@ impl Ext4 {
     }
 
     fn make_value(&mut self, owner: &Inode, value: &[u8]) -> Result<Inode> {
-        let number = self.allocate_inode(owner.number, false)?;
+        let number = self.allocate_inode(owner, false)?;
         let mut inode = Inode::new(&self.superblock, number, FileType::Regular, self.now);
         (inode.permissions, inode.uid, inode.gid, inode.links) = (0o600, owner.uid, owner.gid, 1);
         inode.generation = self.generation(number);
@@ -117,7 +117,7 @@ impl Ext4 {
         for attribute in attributes.outside_values() {
             let Value::Inode { inode, size, .. } = attribute.value else { continue };
             if !is_legacy(&self.value_inode(owner, inode)?, owner) {
-                let cluster = self.block_size() * u64::from(self.superblock.cluster_blocks);
+                let cluster = self.superblock.cluster_sectors() * 512;
                 sectors += u64::from(size).next_multiple_of(cluster) / 512;
             }
         }
