@@ -5,11 +5,13 @@
 //! through [`BlockCache::read_data`], which follows the journal too.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vmwright_disk::Disk;
 
 use crate::error::{Error, Place, Result};
+use crate::write_behind::WriteBehind;
 
 /// The content of one block.
 pub(crate) type Block = Arc<Vec<u8>>;
@@ -29,13 +31,44 @@ pub(crate) struct Redirect {
 /// What the first four bytes of an escaped block are.
 const ESCAPED: [u8; 4] = [0xc0, 0x3b, 0x39, 0x98];
 
+/// Hashes block numbers: a multiplication spreads them, and there are too few at a time for bad ones to hurt.
+#[derive(Default)]
+struct BlockHasher(u64);
+
+impl Hasher for BlockHasher {
+    fn finish(&self) -> u64 {
+        self.0 ^ self.0 >> 32
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte) ^ self.0));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+/// Blocks by their numbers, each with when it was last used.
+type Blocks = HashMap<u64, (Block, u64), BuildHasherDefault<BlockHasher>>;
+
+/// When the older half of the blocks was last used.
+fn median_age(blocks: &Blocks) -> u64 {
+    let mut ages: Vec<u64> = blocks.values().map(|(_, used)| *used).collect();
+    let middle = ages.len() / 2;
+    if ages.is_empty() { 0 } else { *ages.select_nth_unstable(middle).1 }
+}
+
 /// See the module.
 pub(crate) struct BlockCache {
     disk: Arc<dyn Disk>,
     block_size: usize,
     blocks: u64,
     clean: Mutex<Clean>,
-    dirty: HashMap<u64, Block>,
+    dirty: Blocks,
+    /// Counts changes, so that blocks that change no more are written first.
+    changes: u64,
+    behind: WriteBehind,
     redirects: HashMap<u64, Redirect>,
     /// How many clean blocks are kept, and how many dirty ones before they are written early.
     capacity: usize,
@@ -46,7 +79,7 @@ pub(crate) struct BlockCache {
 
 #[derive(Default)]
 struct Clean {
-    blocks: HashMap<u64, (Block, u64)>,
+    blocks: Blocks,
     clock: u64,
 }
 
@@ -63,10 +96,7 @@ impl Clean {
         self.blocks.insert(block, (content, self.clock));
         if self.blocks.len() > capacity {
             // Dropping the older half at once costs a constant per block.
-            let mut ages: Vec<u64> = self.blocks.values().map(|(_, used)| *used).collect();
-            let middle = ages.len() / 2;
-            let (_, median, _) = ages.select_nth_unstable(middle);
-            let median = *median;
+            let median = median_age(&self.blocks);
             self.blocks.retain(|_, (_, used)| *used >= median);
         }
     }
@@ -87,7 +117,9 @@ impl BlockCache {
             block_size,
             blocks,
             clean: Mutex::default(),
-            dirty: HashMap::new(),
+            dirty: Blocks::default(),
+            changes: 0,
+            behind: WriteBehind::default(),
             redirects: HashMap::new(),
             capacity: (bytes / block_size).max(16),
             writable,
@@ -130,7 +162,7 @@ impl BlockCache {
 
     /// Reads a block of metadata.
     pub(crate) fn read(&self, block: u64) -> Result<Block> {
-        if let Some(content) = self.dirty.get(&block) {
+        if let Some((content, _)) = self.dirty.get(&block) {
             return Ok(content.clone());
         }
         if let Some(content) = self.clean.lock().unwrap_or_else(PoisonError::into_inner).get(block) {
@@ -149,6 +181,7 @@ impl BlockCache {
         let source = self.redirects.get(&block).copied().unwrap_or(own);
         let offset = self.offset(source.block)?;
         self.disk.read_at(&mut content, offset).map_err(|source| Error::disk("read", source))?;
+        self.behind.lay_over(&mut content, offset);
         if source.escaped {
             content[..4].copy_from_slice(&ESCAPED);
         }
@@ -157,6 +190,8 @@ impl BlockCache {
 
     /// Gives access to a block in order to change it.
     pub(crate) fn modify(&mut self, block: u64) -> Result<&mut Vec<u8>> {
+        self.changes += 1;
+        let changes = self.changes;
         if !self.dirty.contains_key(&block) {
             self.make_room()?;
             let clean = self.clean.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -164,18 +199,24 @@ impl BlockCache {
                 Some((content, _)) => content,
                 None => Arc::new(self.fetch(block)?),
             };
-            self.dirty.insert(block, content);
+            self.dirty.insert(block, (content, changes));
         }
-        let content = self.dirty.get_mut(&block).expect("it was inserted above");
+        let (content, used) = self.dirty.get_mut(&block).expect("it was inserted above");
+        *used = changes;
         Ok(Arc::make_mut(content))
     }
 
     /// Replaces a block without reading it.
     pub(crate) fn put(&mut self, block: u64, content: Vec<u8>) -> Result<()> {
         self.offset(block)?;
+        self.changes += 1;
+        if let Some(held) = self.dirty.get_mut(&block) {
+            *held = (Arc::new(content), self.changes);
+            return Ok(());
+        }
         self.make_room()?;
         self.forget(block, 1);
-        self.dirty.insert(block, Arc::new(content));
+        self.dirty.insert(block, (Arc::new(content), self.changes));
         Ok(())
     }
 
@@ -195,14 +236,28 @@ impl BlockCache {
         }
     }
 
-    /// Writes all dirty blocks early where too many have gathered.
+    /// Writes dirty blocks early where too many have gathered: the half that was left alone the longest, so that
+    /// bitmaps and directories at work are written once.
     fn make_room(&mut self) -> Result<()> {
-        if self.writable && self.dirty.len() >= self.capacity { self.flush() } else { Ok(()) }
+        if !self.writable || self.dirty.len() < self.capacity {
+            return Ok(());
+        }
+        let median = median_age(&self.dirty);
+        let old = self.dirty.iter().filter(|(_, (_, used))| *used <= median);
+        let numbers = old.map(|(block, _)| *block).collect();
+        self.write_dirty(numbers)
     }
 
-    /// Writes every dirty block, neighbours together.
+    /// Writes every dirty block, neighbours together, and content that waits.
     pub(crate) fn flush(&mut self) -> Result<()> {
-        let mut numbers: Vec<u64> = self.dirty.keys().copied().collect();
+        let numbers = self.dirty.keys().copied().collect();
+        self.write_dirty(numbers)
+    }
+
+    /// Writes some dirty blocks, which are clean then.
+    fn write_dirty(&mut self, mut numbers: Vec<u64>) -> Result<()> {
+        // A block whose content waits may have become metadata since.
+        self.write_waiting()?;
         numbers.sort_unstable();
         let mut rest = numbers.as_slice();
         while let Some(&first) = rest.first() {
@@ -213,22 +268,35 @@ impl BlockCache {
             rest = later;
         }
         let clean = self.clean.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for (block, content) in self.dirty.drain() {
-            clean.put(block, content, self.capacity);
+        for block in numbers {
+            if let Some((content, _)) = self.dirty.remove(&block) {
+                clean.put(block, content, self.capacity);
+            }
+        }
+        Ok(())
+    }
+
+    fn write_waiting(&mut self) -> Result<()> {
+        if let Some((offset, bytes)) = self.behind.waiting() {
+            self.disk.write_at(bytes, offset).map_err(|source| Error::disk("write", source))?;
+            self.behind.written();
         }
         Ok(())
     }
 
     fn write_run(&mut self, first: u64, blocks: &[u64]) -> Result<()> {
         let offset = self.offset(first)?;
-        let contents: Vec<Block> = blocks.iter().filter_map(|block| self.dirty.get(block).cloned()).collect();
-        match contents.as_slice() {
-            [single] => self.write_data(single, offset),
-            several => {
-                let bytes = several.iter().flat_map(|content| content.iter().copied());
-                self.write_data(&bytes.collect::<Vec<u8>>(), offset)
-            }
+        let mut contents =
+            blocks.iter().filter_map(|block| self.dirty.get(block)).map(|(content, _)| content);
+        if let ([_], Some(single)) = (blocks, contents.next()) {
+            let single = single.clone();
+            return self.write_data(&single, offset);
         }
+        let mut bytes = Vec::with_capacity(blocks.len() * self.block_size);
+        for (content, _) in blocks.iter().filter_map(|block| self.dirty.get(block)) {
+            bytes.extend_from_slice(content);
+        }
+        self.write_data(&bytes, offset)
     }
 
     /// Reads bytes that are not metadata, at a byte offset of the volume, within whole mapped blocks.
@@ -237,7 +305,9 @@ impl BlockCache {
             self.disk.read_at(buf, offset).map_err(|source| Error::disk("read", source))
         };
         if self.redirects.is_empty() {
-            return direct(buf, offset);
+            direct(buf, offset)?;
+            self.behind.lay_over(buf, offset);
+            return Ok(());
         }
         let mut done = 0;
         while done < buf.len() {
@@ -251,17 +321,43 @@ impl BlockCache {
             }
             done += step;
         }
+        self.behind.lay_over(buf, offset);
         Ok(())
     }
 
-    /// Writes bytes at a byte offset of the volume.
+    /// Writes content of a file at a byte offset of the volume: now, or together with what continues it.
+    pub(crate) fn write_content(&mut self, data: &[u8], offset: u64) -> Result<()> {
+        if self.behind.take(data, offset) {
+            self.bytes_written += data.len() as u64;
+            return Ok(());
+        }
+        self.write_waiting()?;
+        if self.behind.take(data, offset) {
+            self.bytes_written += data.len() as u64;
+            return Ok(());
+        }
+        self.write_data(data, offset)
+    }
+
+    /// Whether any of some bytes are not on the disk yet.
+    pub(crate) fn is_waiting(&self, offset: u64, len: u64) -> bool {
+        self.behind.overlaps(offset, len)
+    }
+
+    /// Writes bytes at a byte offset of the volume, now.
     pub(crate) fn write_data(&mut self, data: &[u8], offset: u64) -> Result<()> {
+        if self.behind.overlaps(offset, data.len() as u64) {
+            self.write_waiting()?;
+        }
         self.bytes_written += data.len() as u64;
         self.disk.write_at(data, offset).map_err(|source| Error::disk("write", source))
     }
 
     /// Makes a range of bytes zeros.
     pub(crate) fn zero_data(&mut self, offset: u64, len: u64) -> Result<()> {
+        if self.behind.overlaps(offset, len) {
+            self.write_waiting()?;
+        }
         self.bytes_written += len;
         self.disk.zero_at(offset, len).map_err(|source| Error::disk("write", source))
     }

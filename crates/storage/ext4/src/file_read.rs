@@ -82,6 +82,9 @@ impl Ext4 {
             RunPlace::Unwritten(_) => return Ok(extent(len, ExtentKind::Zero, 0)),
             RunPlace::Written(start) => start,
         };
+        if self.cache.is_waiting(start * block_size + within, len.min(rest)) {
+            return Ok(extent(len, ExtentKind::Opaque, 0));
+        }
         let redirected = |block: u64| self.cache.is_redirected(block);
         if self.cache.has_redirects() {
             // Blocks in the journal are not where the map says; neighbours of one kind go together.

@@ -98,7 +98,7 @@ impl Ext4 {
         let at = start * block_size + within;
         let written = match fresh {
             true => self.write_fresh(start, len, within, &data[..step]),
-            false => self.cache.write_data(&data[..step], at),
+            false => self.cache.write_content(&data[..step], at),
         };
         if let (Err(_), Some(taken)) = (&written, taken) {
             self.return_taken(taken)?;
@@ -128,10 +128,10 @@ impl Ext4 {
         if total <= ONE_WRITE && (within > 0 || end < total) {
             let mut blocks = vec![0; total as usize];
             blocks[within as usize..end as usize].copy_from_slice(data);
-            return self.cache.write_data(&blocks, first);
+            return self.cache.write_content(&blocks, first);
         }
         self.zero_range(first..first + within)?;
-        self.cache.write_data(data, first + within)?;
+        self.cache.write_content(data, first + within)?;
         self.zero_range(first + end..first + total)
     }
 

@@ -99,6 +99,7 @@ pub mod tune;
 mod value_inode;
 mod volume;
 mod windows;
+mod write_behind;
 mod xattr;
 
 pub use check::{CheckOptions, Finding, Place, Problem, Report, Stats, check};
