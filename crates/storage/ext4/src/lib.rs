@@ -54,7 +54,8 @@ mod block_cache;
 mod check;
 mod checksum;
 mod copies;
-
+mod deleted;
+mod describe;
 mod dir_block;
 mod directory;
 mod error;
@@ -67,6 +68,7 @@ mod file_read;
 mod file_write;
 mod filesystem;
 mod fold;
+mod fragmentation;
 mod free;
 mod group;
 mod group_bitmaps;
@@ -103,7 +105,12 @@ mod write_behind;
 mod xattr;
 
 pub use check::{CheckOptions, Finding, Place, Problem, Report, Stats, check};
+pub use deleted::Deleted;
+pub use describe::{
+    Defaults, Description, Geometry, History, Incident, Internals, Journal, State, Usage, describe,
+};
 pub use error::{Error, ErrorKind, Result};
+pub use fragmentation::{Pieces, score};
 pub use probe::is_ext;
 pub use volume::{Ext4, Options};
 

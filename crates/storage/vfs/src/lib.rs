@@ -23,6 +23,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod ancestry;
 #[cfg(any(test, feature = "test-util"))]
 pub mod conformance;
 mod error;
@@ -33,6 +34,7 @@ mod memory;
 mod metadata;
 mod root;
 
+pub use ancestry::paths_of;
 pub use error::{Error, ErrorKind, Result};
 pub use file_disk::FileDisk;
 pub use filesystem::{FileSystem, NewNode, NodeKind, RenameMode, XattrMode};

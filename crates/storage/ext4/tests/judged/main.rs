@@ -3,6 +3,7 @@
 
 mod corpus;
 mod damage;
+mod describing;
 mod folding;
 mod images;
 mod journals;
