@@ -4,11 +4,11 @@ use std::ops::ControlFlow;
 
 use vmwright_vfs::{FileType, InodeNumber, Timestamp};
 
-use crate::alloc::StoredBitmap;
 use crate::bitmap;
 use crate::error::Result;
 use crate::features::ro_compat;
 use crate::group::INODE_UNINIT;
+use crate::group_bitmaps::StoredBitmap;
 use crate::inode::Inode;
 use crate::volume::Ext4;
 

@@ -189,17 +189,20 @@ fn lossy<S: Serializer>(label: &[u8], serializer: S) -> Result<S::Ok, S::Error> 
 ///
 /// Kind `Corrupt` where there is none that is sound, `Unsupported` where it names features that are not known.
 pub fn describe(disk: &dyn Disk) -> Result<Description> {
-    Ok(of(&Superblock::read(disk)?, None))
+    let superblock = Superblock::read(disk)?;
+    Ok(of(&superblock, superblock.recorded_overhead(), superblock.free_blocks))
 }
 
 impl Ext4 {
     /// Says what the volume is; counts are those of the groups, with what the journal changes.
     pub fn describe(&self) -> Description {
-        of(&self.superblock, Some(self.overhead()))
+        // Once the groups are summed up, clusters are counted.
+        let free = self.superblock.free_blocks.saturating_mul(self.superblock.cluster_blocks.into());
+        of(&self.superblock, self.overhead(), free)
     }
 }
 
-fn of(superblock: &Superblock, overhead: Option<u64>) -> Description {
+fn of(superblock: &Superblock, overhead: u64, free: u64) -> Description {
     let raw = superblock.raw();
     Description {
         kind: superblock.features.generation(),
@@ -207,7 +210,7 @@ fn of(superblock: &Superblock, overhead: Option<u64>) -> Description {
         uuid: superblock.uuid().to_string(),
         features: superblock.features.names(),
         geometry: geometry(superblock),
-        usage: usage(superblock, overhead.unwrap_or(superblock.recorded_overhead())),
+        usage: usage(superblock, overhead, free),
         state: state(superblock),
         history: history(raw),
         journal: journal(superblock),
@@ -236,12 +239,12 @@ fn geometry(superblock: &Superblock) -> Geometry {
     }
 }
 
-fn usage(superblock: &Superblock, overhead: u64) -> Usage {
+fn usage(superblock: &Superblock, overhead: u64, free: u64) -> Usage {
     let raw = superblock.raw();
     let bytes = |blocks: u64| blocks.saturating_mul(superblock.block_size.into());
     Usage {
         size: bytes(superblock.blocks),
-        free: bytes(superblock.free_blocks),
+        free: bytes(free),
         reserved: bytes(superblock.reserved_blocks()),
         overhead: bytes(overhead),
         inodes: superblock.inodes,
