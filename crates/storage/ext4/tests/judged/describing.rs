@@ -55,7 +55,8 @@ fn the_description_of_every_kind_of_volume_is_that_of_dumpe2fs() {
         let mut features: Vec<_> = found.features.clone();
         let theirs = judged("Filesystem features").unwrap();
         let mut theirs: Vec<_> = theirs.split(' ').collect();
-        (features.sort_unstable(), theirs.sort_unstable());
+        features.sort_unstable();
+        theirs.sort_unstable();
         assert_eq!(features, theirs, "{}", kind.name);
         assert_eq!(judged("Filesystem UUID").as_ref(), Some(&found.uuid));
         assert_eq!(judged("Directory Hash Seed"), Some(inner.name_hash_seed.clone()));
