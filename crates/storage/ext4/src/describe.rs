@@ -190,13 +190,13 @@ fn lossy<S: Serializer>(label: &[u8], serializer: S) -> Result<S::Ok, S::Error> 
 /// Kind `Corrupt` where there is none that is sound, `Unsupported` where it names features that are not known.
 pub fn describe(disk: &dyn Disk) -> Result<Description> {
     let superblock = Superblock::read(disk)?;
-    Ok(of(&superblock, superblock.recorded_overhead(), superblock.free_blocks))
+    let overhead = superblock.recorded_overhead().saturating_mul(superblock.cluster_blocks.into());
+    Ok(of(&superblock, overhead, superblock.recorded_free_blocks()))
 }
 
 impl Ext4 {
     /// Says what the volume is; counts are those of the groups, with what the journal changes.
     pub fn describe(&self) -> Description {
-        // Once the groups are summed up, clusters are counted.
         let free = self.superblock.free_blocks.saturating_mul(self.superblock.cluster_blocks.into());
         of(&self.superblock, self.overhead(), free)
     }

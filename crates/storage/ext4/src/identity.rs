@@ -3,8 +3,8 @@
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::features::{incompat, ro_compat};
 use crate::superblock::{LABEL_MAX, Superblock};
+use crate::tune;
 use crate::volume::Ext4;
 
 impl Ext4 {
@@ -18,19 +18,13 @@ impl Ext4 {
         self.change_copies(&mut |superblock| superblock.set_label(label))
     }
 
-    /// Gives the volume another identifier, where nothing on it is sealed with the old one.
+    /// Gives the volume another identifier; what is sealed with the old one is sealed anew, all of it at once.
     pub(crate) fn change_uuid(&mut self, uuid: &str) -> Result<()> {
         self.check_writable()?;
         let invalid = |_| Error::plain(ErrorKind::InvalidInput, "the identifier is not a UUID");
         let uuid = Uuid::try_parse(uuid).map_err(invalid)?;
-        let features = self.superblock.features;
-        // Values of attributes in inodes of their own are hashed with the same seed.
-        let seeded = features.metadata_csum() || features.has_incompat(incompat::EA_INODE);
-        let descriptors = features.has_ro_compat(ro_compat::GDT_CSUM) && !features.metadata_csum();
-        if descriptors || seeded && !features.has_incompat(incompat::CSUM_SEED) {
-            return Err(Error::unsupported("the checksums of the filesystem's metadata depend on its UUID"));
-        }
-        self.change_copies(&mut |superblock| superblock.set_uuid(uuid))
+        self.sync_volume()?;
+        tune::set_uuid(self, uuid)
     }
 
     /// Changes fields of the superblock that all of its copies share. A copy that is not sound is left alone.

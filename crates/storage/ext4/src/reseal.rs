@@ -76,10 +76,36 @@ pub(crate) fn reseal(volume: &mut Ext4, new: Superblock) -> Result<()> {
             inode::seal(&new, number, &mut bytes);
             put_record(volume, number, &bytes)?;
         }
+        reseal_removed(volume, &new, group)?;
         reseal_bitmaps(volume, &new, group)?;
     }
     volume.superblock = new;
     volume.changed = true;
+    Ok(())
+}
+
+/// Seals what is left of inodes that were removed: e2fsck looks at their checksums too.
+fn reseal_removed(volume: &mut Ext4, new: &Superblock, group: u32) -> Result<()> {
+    let descriptor = volume.groups.get(group)?.clone();
+    if descriptor.flags & INODE_UNINIT != 0 {
+        return Ok(());
+    }
+    let per_group = volume.superblock.inodes_per_group;
+    let once_used = match volume.superblock.features.group_csum() {
+        true => per_group.saturating_sub(descriptor.itable_unused),
+        false => per_group,
+    };
+    let bits = volume.cache.read(descriptor.inode_bitmap)?;
+    let mut at = bitmap::find(&bits, 0, once_used, false);
+    while at < once_used {
+        let number = group * per_group + at + 1;
+        let mut bytes = record(volume, number)?;
+        if bytes.iter().any(|byte| *byte != 0) {
+            inode::seal(new, number, &mut bytes);
+            put_record(volume, number, &bytes)?;
+        }
+        at = bitmap::find(&bits, at + 1, once_used, false);
+    }
     Ok(())
 }
 
@@ -106,17 +132,18 @@ fn reseal_content(
     shared: &mut HashSet<u64>,
 ) -> Result<()> {
     if inode.has_blocks(&volume.superblock) {
-        if inode.has_flag(flags::EXTENTS) {
-            for block in maps::load(volume, inode)?.nodes {
-                extents::seal_block(volume.cache.modify(block)?, inode.checksum_seed(new));
-            }
-        }
         if inode.is_directory() {
             reseal_directory(volume, new, inode)?;
         }
         let orphans = volume.superblock.features.has_compat(compat::ORPHAN_FILE);
         if orphans && inode.number == volume.superblock.orphan_file_inode() {
             reseal_orphans(volume, new, inode)?;
+        }
+        // The map last: until here content is found by it.
+        if inode.has_flag(flags::EXTENTS) {
+            for block in maps::load(volume, inode)?.nodes {
+                extents::seal_block(volume.cache.modify(block)?, inode.checksum_seed(new));
+            }
         }
     }
     if inode.xattr_block != 0 && shared.insert(inode.xattr_block) {

@@ -174,7 +174,7 @@ impl Superblock {
             groups: 0,
             inode_size: if dynamic { raw.s_inode_size.get() } else { 128 },
             desc_size: if wide { raw.s_desc_size.get() } else { 32 },
-            free_blocks: join(raw.s_free_blocks_count_lo.get(), raw.s_free_blocks_count_hi.get()),
+            free_blocks: 0,
             free_inodes: raw.s_free_inodes_count.get(),
             checksum_seed: match features.has_incompat(incompat::CSUM_SEED) {
                 true => raw.s_checksum_seed.get(),
@@ -183,6 +183,7 @@ impl Superblock {
             raw,
         };
         superblock.check_sizes()?;
+        superblock.free_blocks = superblock.recorded_free_blocks() / u64::from(superblock.cluster_blocks);
         superblock.groups = superblock.count_groups()?;
         Ok(superblock)
     }
@@ -234,9 +235,11 @@ impl Superblock {
     /// Encodes the superblock with its checksum.
     pub(crate) fn encode(&self) -> [u8; 1024] {
         let mut raw = self.raw.clone();
-        raw.s_free_blocks_count_lo.set(self.free_blocks as u32);
+        // Recorded in blocks, though whole clusters are free.
+        let free = self.free_blocks.saturating_mul(self.cluster_blocks.into());
+        raw.s_free_blocks_count_lo.set(free as u32);
         if self.features.has_incompat(incompat::BIT64) {
-            raw.s_free_blocks_count_hi.set((self.free_blocks >> 32) as u32);
+            raw.s_free_blocks_count_hi.set((free >> 32) as u32);
         }
         raw.s_free_inodes_count.set(self.free_inodes);
         if raw.s_rev_level.get() >= DYNAMIC_REVISION {
@@ -272,13 +275,15 @@ impl Superblock {
         self.raw.s_volume_name = name;
     }
 
-    /// Sets the identifier; the seed of checksums stays.
-    pub(crate) fn set_uuid(&mut self, uuid: uuid::Uuid) {
-        self.raw.s_uuid = uuid.into_bytes();
-    }
-
     pub(crate) fn uuid(&self) -> uuid::Uuid {
         uuid::Uuid::from_bytes(self.raw.s_uuid)
+    }
+
+    /// How many blocks are free, as the superblock has it: kernels bring that up to date only now and then.
+    pub(crate) fn recorded_free_blocks(&self) -> u64 {
+        let wide = self.features.has_incompat(incompat::BIT64);
+        let high = if wide { self.raw.s_free_blocks_count_hi.get() } else { 0 };
+        u64::from(self.raw.s_free_blocks_count_lo.get()) | u64::from(high) << 32
     }
 
     /// Blocks that only root may take.

@@ -21,7 +21,7 @@ pub(super) fn check(checker: &mut Checker) -> Result<()> {
     checker.stats.blocks = superblock.blocks;
     checker.stats.blocks_used = superblock.blocks.saturating_sub(free_blocks);
     checker.stats.inodes_used = checker.stats.inodes.saturating_sub(free_inodes);
-    let (blocks, inodes) = (superblock.free_blocks, u64::from(superblock.free_inodes));
+    let (blocks, inodes) = (superblock.recorded_free_blocks(), u64::from(superblock.free_inodes));
     let place = Place::Superblock;
     if blocks != free_blocks {
         checker.findings.mismatch(Problem::FreeBlocksTotal, place.clone(), "", free_blocks, blocks);

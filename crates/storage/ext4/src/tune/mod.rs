@@ -50,12 +50,22 @@ fn edit(volume: &mut Ext4, edit: impl FnOnce(&mut crate::layout::RawSuperblock))
     Ok(())
 }
 
+/// Gives an open volume, in which nothing is pending, another UUID, and writes that at once.
+pub(crate) fn set_uuid(volume: &mut Ext4, uuid: uuid::Uuid) -> Result<()> {
+    change_uuid(volume, &Changes { uuid: Some(uuid), ..Changes::default() })?;
+    resize::write_out(volume)
+}
+
 /// Changes the UUID; answers whether that meant to compute all checksums again.
 fn change_uuid(volume: &mut Ext4, changes: &Changes) -> Result<bool> {
     let Some(uuid) = changes.uuid.filter(|uuid| *uuid != volume.superblock.uuid()) else { return Ok(false) };
     let features = volume.superblock.features;
     if features.has_compat(crate::features::compat::STABLE_INODES) {
         return Err(Error::unsupported("another UUID where encrypted files depend on it (stable_inodes)"));
+    }
+    // Values of attributes in inodes of their own are hashed with the same seed.
+    if features.has_incompat(incompat::EA_INODE) && !features.has_incompat(incompat::CSUM_SEED) {
+        return Err(Error::unsupported("another UUID where values of attributes depend on it (ea_inode)"));
     }
     let len = volume.cache.disk().len();
     let mut new = volume.superblock.edited(len, |raw| raw.s_uuid = *uuid.as_bytes())?;

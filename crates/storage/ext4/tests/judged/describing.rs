@@ -167,3 +167,20 @@ fn removed_inodes_are_those_that_debugfs_lists() {
         }
     }
 }
+
+#[test]
+fn free_blocks_are_recorded_in_blocks_where_clusters_are_free() {
+    need!("mke2fs", "debugfs", "dumpe2fs");
+    for kind in ["bigalloc", "bigalloc_1k", "default"] {
+        let image = Image::make(named(kind), 64);
+        let mut volume = open(&image);
+        let node = NewNode { kind: NodeKind::Regular, mode: 0o644, uid: 0, gid: 0 };
+        let inode = volume.create(volume.root(), b"file", &node).unwrap();
+        volume.write_at(inode, &[1; 100_000], 0).unwrap();
+        volume.sync().unwrap();
+        let free = volume.statfs().unwrap().free_blocks;
+        let text = run("dumpe2fs", ["-h".as_ref(), image.path().as_os_str()]);
+        let theirs = text.lines().find_map(|line| line.strip_prefix("Free blocks:")).unwrap().trim();
+        assert_eq!(theirs, free.to_string(), "{kind}");
+    }
+}

@@ -3,7 +3,7 @@
 use super::{fails, file};
 use crate::{ErrorKind, FileSystem, InodeNumber, Timestamp};
 
-pub(super) fn labels_and_identifiers_change(fs: &mut dyn FileSystem, _: InodeNumber) {
+pub(super) fn labels_and_identifiers_change(fs: &mut dyn FileSystem, dir: InodeNumber) {
     let kind = fs.identity().kind;
     for label in [&b"a label"[..], b"\xff\x01", b""] {
         fs.set_label(label).unwrap();
@@ -16,8 +16,11 @@ pub(super) fn labels_and_identifiers_change(fs: &mut dyn FileSystem, _: InodeNum
     let uuid = "0f1e2d3c-4b5a-4697-8877-665544332211";
     match fs.set_uuid(uuid) {
         Ok(()) => assert_eq!(fs.identity().uuid.as_deref(), Some(uuid)),
+        // Something on it that cannot be made anew depends on the old one.
         Err(error) => assert_eq!(error.kind(), ErrorKind::Unsupported),
     }
+    let made = fs.create(dir, b"after", &file()).unwrap();
+    assert_eq!(fs.lookup(dir, b"after").unwrap(), made);
     let identity = fs.identity();
     assert_eq!((identity.kind, identity.label), (kind, b"stays".to_vec()));
 }
