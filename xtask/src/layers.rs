@@ -10,7 +10,7 @@ const LINES: [&[&str]; 8] = [
     &["vmwright-crypt", "vmwright-agent"],
     &["vmwright-vfs", "vmwright-image", "vmwright-volume"],
     &["vmwright-ext4", "vmwright-nbd"],
-    &["vmwright-guest", "vmwright-boot", "vmwright-vmm"],
+    &["vmwright-guest", "vmwright-boot", "vmwright-rootfs", "vmwright-vmm"],
     &["vmwright-runtime"],
     &["vmwright-server"],
     &["vmwright"],
