@@ -13,6 +13,8 @@ mod populate;
 mod quota;
 mod random;
 mod reading;
+mod seals;
 mod tree;
 mod values;
+mod verdicts;
 mod writing;
