@@ -3,7 +3,11 @@
 //! What it holds is part of the volume: everything else is checked as it will be once that is replayed.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use vmwright_disk::Overlay;
+
+use super::reader::Reader;
 use super::report::Place;
 use super::{Checker, Problem, superblock};
 use crate::block_cache::{BlockCache, Redirect};
@@ -12,6 +16,7 @@ use crate::features::{compat, incompat};
 use crate::inode::Inode;
 use crate::journal::{self, JournalSuperblock};
 use crate::mapping::{self, RunPlace};
+use crate::volume::{Ext4, Options};
 
 /// How much of the journal's map is kept in memory.
 const CACHE: usize = 1 << 20;
@@ -74,10 +79,25 @@ pub(super) fn check(checker: &mut Checker) -> Result<()> {
         }
         return Ok(());
     }
-    follow(checker, &journal, &head)
+    match replay(checker) {
+        Ok(()) => superblock::reload(checker),
+        Err(error) if error.kind() == ErrorKind::Io => Err(error),
+        Err(_) => follow(checker, &journal, &head),
+    }
 }
 
-/// Lets everything be read as the journal has it.
+/// Replays the journal onto an overlay in memory, with all that a kernel does when it mounts the volume: fast
+/// commits are applied and what is left of removed files is freed.
+fn replay(checker: &mut Checker) -> Result<()> {
+    let overlay = Arc::new(Overlay::new(checker.reader.disk().clone()));
+    drop(Ext4::open(overlay.clone(), Options::writable())?);
+    let superblock = &checker.superblock;
+    checker.reader = Reader::new(overlay, superblock.block_size, superblock.blocks);
+    checker.journal_replayed = true;
+    Ok(())
+}
+
+/// Lets everything be read as the journal has it, where the volume is in no state to be mounted.
 fn follow(checker: &mut Checker, journal: &Journal, head: &JournalSuperblock) -> Result<()> {
     let place = Place::Inode(journal.inode.number);
     let read = |index: u32| journal.read(index);

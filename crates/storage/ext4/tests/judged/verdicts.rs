@@ -111,7 +111,7 @@ fn sample(kind: &str, mebibytes: u64) -> Image {
 fn a_sound_volume_of_every_kind_is_clean() {
     need!("mke2fs", "e2fsck", "debugfs");
     for kind in KINDS {
-        let image = sample(kind.name, 16);
+        let image = sample(kind.name, 48);
         let report = ours(image.path());
         assert!(
             report.as_ref().is_some_and(|r| r.clean && r.total == 0),
