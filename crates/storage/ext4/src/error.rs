@@ -19,6 +19,8 @@ enum Reason {
     Mismatch { place: Place, what: &'static str, expected: u64, actual: u64 },
     #[error("{detail}")]
     Plain { kind: ErrorKind, detail: &'static str },
+    #[error("the filesystem cannot have less than {minimum} bytes")]
+    TooSmall { minimum: u64 },
     #[error("the filesystem uses {what} that {cannot}: {names}")]
     Features { what: &'static str, cannot: &'static str, names: FeatureNames },
 }
@@ -99,6 +101,11 @@ impl Error {
         Self(Box::new(Reason::Features { what, cannot, names }))
     }
 
+    /// States that the content of a filesystem needs at least so many bytes.
+    pub(crate) fn too_small(minimum: u64) -> Self {
+        Self(Box::new(Reason::TooSmall { minimum }))
+    }
+
     /// Wraps a failure of the disk beneath; `action` is a verb such as "read".
     pub(crate) fn disk(action: &'static str, source: vmwright_disk::Error) -> Self {
         Self(Box::new(Reason::Disk { action, source }))
@@ -111,6 +118,7 @@ impl Error {
             Reason::Corrupt { .. } | Reason::Mismatch { .. } => ErrorKind::Corrupt,
             Reason::Plain { kind, .. } => *kind,
             Reason::Features { .. } => ErrorKind::Unsupported,
+            Reason::TooSmall { .. } => ErrorKind::NoSpace,
         }
     }
 }

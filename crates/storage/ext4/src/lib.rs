@@ -84,7 +84,6 @@ mod inode_alloc;
 mod journal;
 mod layout;
 mod mapping;
-#[allow(dead_code)] // Shrinking writes maps.
 mod maps;
 mod names;
 mod namespace;

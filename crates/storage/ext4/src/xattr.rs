@@ -15,7 +15,7 @@ use crate::dir_block::{get_u16, get_u32, put_u16, put_u32};
 use crate::error::{Error, ErrorKind, Place, Result};
 
 /// What both areas begin with.
-const MAGIC: u32 = 0xea02_0000;
+pub(crate) const MAGIC: u32 = 0xea02_0000;
 
 /// The size of the header of a block.
 const HEADER: usize = 32;
@@ -483,7 +483,7 @@ pub(crate) fn outside_hash(name: &[u8], value_hash: u32, signed: bool) -> u32 {
 }
 
 /// The hash by which equal attributes are found.
-fn entry_hash(name: &[u8], value: &[u8]) -> u32 {
+pub(crate) fn entry_hash(name: &[u8], value: &[u8]) -> u32 {
     let hash = name.iter().fold(0_u32, |hash, &byte| hash.rotate_left(5) ^ u32::from(byte));
     value.chunks(4).fold(hash, |hash, chunk| {
         let mut word = [0; 4];
