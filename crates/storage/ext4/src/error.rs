@@ -21,6 +21,10 @@ enum Reason {
     Plain { kind: ErrorKind, detail: &'static str },
     #[error("the filesystem cannot have less than {minimum} bytes")]
     TooSmall { minimum: u64 },
+    #[error("a new volume's {key}: {problem}")]
+    Option { key: &'static str, problem: &'static str },
+    #[error("a new volume's {key} cannot be {value:?}: it must be {allowed}")]
+    Value { key: &'static str, value: Box<str>, allowed: &'static str },
     #[error("the filesystem uses {what} that {cannot}: {names}")]
     Features { what: &'static str, cannot: &'static str, names: FeatureNames },
 }
@@ -96,6 +100,16 @@ impl Error {
         Self(Box::new(Reason::Plain { kind, detail }))
     }
 
+    /// States why an option of a new volume cannot be as it is.
+    pub(crate) fn bad_option(key: &'static str, problem: &'static str) -> Self {
+        Self(Box::new(Reason::Option { key, problem }))
+    }
+
+    /// States what a value of an option of a new volume must be.
+    pub(crate) fn bad_value(key: &'static str, value: &str, allowed: &'static str) -> Self {
+        Self(Box::new(Reason::Value { key, value: value.into(), allowed }))
+    }
+
     /// States which features stand in the way of `cannot`, such as "cannot be read here".
     pub(crate) fn features(what: &'static str, cannot: &'static str, names: FeatureNames) -> Self {
         Self(Box::new(Reason::Features { what, cannot, names }))
@@ -119,6 +133,7 @@ impl Error {
             Reason::Plain { kind, .. } => *kind,
             Reason::Features { .. } => ErrorKind::Unsupported,
             Reason::TooSmall { .. } => ErrorKind::NoSpace,
+            Reason::Option { .. } | Reason::Value { .. } => ErrorKind::InvalidInput,
         }
     }
 }

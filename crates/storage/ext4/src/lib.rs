@@ -83,6 +83,7 @@ mod inode;
 mod inode_alloc;
 mod journal;
 mod layout;
+pub mod make;
 mod mapping;
 mod maps;
 mod names;
