@@ -2,6 +2,8 @@ use std::fmt;
 
 pub use vmwright_disk::ErrorKind;
 
+use crate::mmp::Holder;
+
 /// The result of an operation on an ext2, ext3 or ext4 filesystem.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -27,6 +29,11 @@ enum Reason {
     Value { key: &'static str, value: Box<str>, allowed: &'static str },
     #[error("the filesystem uses {what} that {cannot}: {names}")]
     Features { what: &'static str, cannot: &'static str, names: FeatureNames },
+    #[error(
+        "the filesystem is in use: {0} (multiple mount protection); where that is long gone, \
+         clear it with `tune2fs -f -E clear_mmp` or open the volume ignoring it"
+    )]
+    Held(Holder),
 }
 
 /// Where in a filesystem something was found.
@@ -120,6 +127,11 @@ impl Error {
         Self(Box::new(Reason::TooSmall { minimum }))
     }
 
+    /// States that someone else has the volume open.
+    pub(crate) fn held(holder: Holder) -> Self {
+        Self(Box::new(Reason::Held(holder)))
+    }
+
     /// Wraps a failure of the disk beneath; `action` is a verb such as "read".
     pub(crate) fn disk(action: &'static str, source: vmwright_disk::Error) -> Self {
         Self(Box::new(Reason::Disk { action, source }))
@@ -134,6 +146,7 @@ impl Error {
             Reason::Features { .. } => ErrorKind::Unsupported,
             Reason::TooSmall { .. } => ErrorKind::NoSpace,
             Reason::Option { .. } | Reason::Value { .. } => ErrorKind::InvalidInput,
+            Reason::Held(_) => ErrorKind::InUse,
         }
     }
 }

@@ -118,8 +118,8 @@ const READABLE: u32 = incompat::FILETYPE
     | incompat::ENCRYPT
     | incompat::CASEFOLD;
 
-/// Incompatible features whose volumes can be written too. `mmp` needs a live protocol with other hosts.
-const WRITABLE: u32 = READABLE & !incompat::MMP;
+/// Incompatible features whose volumes can be written too.
+const WRITABLE: u32 = READABLE;
 
 /// Read-only compatible features whose volumes can be written; `bigalloc` allocates in clusters.
 const WRITABLE_RO: u32 = ro_compat::SPARSE_SUPER

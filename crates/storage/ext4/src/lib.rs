@@ -86,6 +86,7 @@ mod layout;
 pub mod make;
 mod mapping;
 mod maps;
+mod mmp;
 mod names;
 mod namespace;
 mod node_write;

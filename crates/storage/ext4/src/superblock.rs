@@ -348,6 +348,11 @@ impl Superblock {
         self.raw.s_orphan_file_inum.get()
     }
 
+    /// The block that guards mounts, with the feature `mmp`.
+    pub(crate) fn mmp_block(&self) -> u64 {
+        self.raw.s_mmp_block.get()
+    }
+
     /// The inodes of the quota files of users, groups and projects; zero where there is none.
     pub(crate) fn quota_inodes(&self) -> [u32; 3] {
         let raw = &self.raw;

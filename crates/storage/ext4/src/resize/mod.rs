@@ -57,7 +57,7 @@ impl Default for Options {
 
 impl Options {
     fn volume(&self) -> volume::Options {
-        volume::Options { write: true, metadata_cache: self.metadata_cache }
+        volume::Options { write: true, metadata_cache: self.metadata_cache, ..Default::default() }
     }
 }
 

@@ -7,6 +7,7 @@ mod describing;
 mod folding;
 mod images;
 mod journals;
+mod mmp;
 #[path = "../oracle/mod.rs"]
 mod oracle;
 mod populate;
