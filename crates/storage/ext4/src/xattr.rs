@@ -292,6 +292,14 @@ impl Attributes {
         Ok(())
     }
 
+    /// How many bytes of inline content the area in the inode has room for, behind the first 60; a multiple of four.
+    pub(crate) fn inline_room(&self) -> usize {
+        let others = self.inode.iter().filter(|attribute| !attribute.is(INLINE_DATA)).map(Attribute::space);
+        let entry = (ENTRY + INLINE_DATA.1.len()).next_multiple_of(4);
+        let used = INODE_HEADER + END + entry + others.sum::<usize>();
+        self.inode_room.saturating_sub(used) / 4 * 4
+    }
+
     fn inode_fits(&self, new: &Attribute) -> bool {
         let used: usize = self.inode.iter().map(Attribute::space).sum();
         INODE_HEADER + END + used + new.space() <= self.inode_room

@@ -6,6 +6,7 @@ mod damage;
 mod describing;
 mod folding;
 mod images;
+mod inline;
 mod journals;
 mod mmp;
 #[path = "../oracle/mod.rs"]
