@@ -14,6 +14,7 @@ mod oracle;
 mod populate;
 mod quota;
 mod random;
+mod ranges;
 mod reading;
 mod seals;
 mod tree;
