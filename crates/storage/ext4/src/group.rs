@@ -222,7 +222,7 @@ fn validate(superblock: &Superblock, number: u32, group: &Group) -> Result<()> {
 }
 
 /// Patches the fields into the bytes of a descriptor, and its checksum.
-fn encode(superblock: &Superblock, number: u32, group: &Group, bytes: &mut [u8]) {
+pub(crate) fn encode(superblock: &Superblock, number: u32, group: &Group, bytes: &mut [u8]) {
     let mut raw = raw_group(bytes);
     raw.bg_block_bitmap_lo.set(group.block_bitmap as u32);
     raw.bg_block_bitmap_hi.set((group.block_bitmap >> 32) as u32);
@@ -252,15 +252,6 @@ fn encode(superblock: &Superblock, number: u32, group: &Group, bytes: &mut [u8])
     if superblock.features.group_csum() {
         raw.bg_checksum.set(checksum(superblock, number, bytes));
         bytes[..len].copy_from_slice(&raw.as_bytes()[..len]);
-    }
-}
-
-/// Sets the checksum of a descriptor, where there is one.
-pub(crate) fn seal(superblock: &Superblock, number: u32, bytes: &mut [u8]) {
-    if superblock.features.group_csum() {
-        const FIELD: usize = std::mem::offset_of!(RawGroup, bg_checksum);
-        let checksum = checksum(superblock, number, bytes);
-        bytes[FIELD..FIELD + 2].copy_from_slice(&checksum.to_le_bytes());
     }
 }
 

@@ -139,13 +139,9 @@ impl Walk {
         self.format.file_types = checker.superblock.features.has_incompat(incompat::FILETYPE);
     }
 
-    /// Checks one of the two chains of an inline directory.
-    pub(super) fn inline_chain(&mut self, checker: &mut Checker, chain: &[u8]) {
-        let mut copy = chain.to_vec();
-        self.chain(checker, None, &mut copy, 2, None);
-        if copy != chain {
-            checker.repairs.inline_names(self.directory.inode);
-        }
+    /// Checks one of the two chains of an inline directory, and puts it right.
+    pub(super) fn inline_chain(&mut self, checker: &mut Checker, chain: &mut [u8]) {
+        self.chain(checker, None, chain, 2, None);
     }
 
     /// Walks a chain of entries. `state` is 0 where the first is that of the directory itself.
@@ -293,7 +289,10 @@ impl Walk {
             let (expected_type, found) = (expected.into(), found.into());
             let place = self.place(name(record));
             checker.findings.mismatch(Problem::EntryType, place, "file_type", expected_type, found);
-            record[7] = expected;
+            // Where the inode is damaged the entry may be what is right.
+            if !checker.repairs.suspects.contains(&get_u32(record, 0)) {
+                record[7] = expected;
+            }
         }
     }
 

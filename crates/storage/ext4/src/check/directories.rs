@@ -3,11 +3,14 @@
 //! A block is put right in memory as it is walked, so that one thing that is wrong hides nothing behind it.
 //! Where the check repairs, that is what is written.
 
+use std::ops::Range;
+
 use super::Checker;
 use super::dir_index::Index;
 use super::dir_walk::Walk;
 use super::facts::{Directory, DirectoryBlock};
 use super::tree::Tree;
+use super::xattr_entries::Area;
 use super::{Place, Problem};
 use crate::dir_block::{DirFormat, get_u32};
 use crate::error::Result;
@@ -16,6 +19,9 @@ use crate::fold;
 use crate::inode::flags;
 use crate::superblock::Superblock;
 use crate::xattr::INLINE_DATA;
+
+/// Where in a record the block map is, and inline content begins.
+const I_BLOCK: usize = 0x28;
 
 /// The bytes of inline content that are in the block map's place.
 const INLINE_HEAD: usize = 60;
@@ -26,6 +32,9 @@ pub(super) fn check(checker: &mut Checker) -> Result<()> {
     checker.tree = Tree::new(groups, per_group, checker.directories.len());
     if let Some(root) = checker.directory_index(crate::inode::ROOT_INODE) {
         checker.tree.parents[root] = crate::inode::ROOT_INODE;
+    }
+    if checker.repairing {
+        checker.repairs.suspects = checker.findings.suspects();
     }
     let blocks = std::mem::take(&mut checker.directory_blocks);
     let mut rest = blocks.as_slice();
@@ -65,8 +74,7 @@ pub(super) fn folds(superblock: &Superblock, flags: u32) -> bool {
 fn one(checker: &mut Checker, index: usize, directory: &Directory, blocks: &[DirectoryBlock]) -> Result<()> {
     let mut walk = Walk::new(checker, index, directory);
     if directory.flags & flags::INLINE_DATA != 0 {
-        inline(checker, &mut walk, directory);
-        return Ok(());
+        return inline(checker, &mut walk, directory);
     }
     let indexed = directory.flags & flags::INDEX != 0;
     let known = checker.superblock.features.has_compat(compat::DIR_INDEX);
@@ -75,7 +83,7 @@ fn one(checker: &mut Checker, index: usize, directory: &Directory, blocks: &[Dir
     for block in blocks {
         let place = Place::Content { inode: directory.inode, block: block.logical.into() };
         if block.block == 0 {
-            hole(checker, place);
+            hole(checker, place, (directory.inode, block.logical.into()));
             continue;
         }
         match checker.reader.block(block.block) {
@@ -91,10 +99,11 @@ fn one(checker: &mut Checker, index: usize, directory: &Directory, blocks: &[Dir
 }
 
 /// Holes are read as blocks without names in volumes of large directories, and in no others.
-fn hole(checker: &mut Checker, place: Place) {
+fn hole(checker: &mut Checker, place: Place, at: (u32, u64)) {
     let features = &checker.superblock.features;
     if !features.has_incompat(incompat::LARGEDIR) || features.has_incompat(incompat::INLINE_DATA) {
         checker.findings.add(Problem::DirectoryHole, place);
+        checker.repairs.fill(at.0, at.1);
     }
 }
 
@@ -104,7 +113,7 @@ fn missing(checker: &mut Checker, directory: &Directory, blocks: &[DirectoryBloc
     for block in blocks {
         if block.logical > next {
             let place = Place::Content { inode: directory.inode, block: next.into() };
-            hole(checker, place);
+            (next..block.logical).for_each(|at| hole(checker, place.clone(), (directory.inode, at.into())));
         }
         next = block.logical.saturating_add(1);
     }
@@ -114,32 +123,42 @@ fn missing(checker: &mut Checker, directory: &Directory, blocks: &[DirectoryBloc
 }
 
 /// Checks a directory that is in its inode.
-fn inline(checker: &mut Checker, walk: &mut Walk, directory: &Directory) {
+fn inline(checker: &mut Checker, walk: &mut Walk, directory: &Directory) -> Result<()> {
     let place = Place::Inode(directory.inode);
-    let Ok(record) = checker.record(directory.inode) else {
+    let Ok(mut record) = checker.record(directory.inode) else {
         checker.findings.add(Problem::Unreadable, place);
-        return;
+        return Ok(());
     };
-    let head = &record[0x28..0x28 + INLINE_HEAD];
-    let tail = inline_tail(&record).unwrap_or_default();
-    if !tail.len().is_multiple_of(4) || (1..12).contains(&tail.len()) {
-        let found = (INLINE_HEAD + tail.len()) as u64;
+    let before = record.clone();
+    let tail = inline_tail(&record);
+    let len = tail.clone().map_or(0, |(_, tail)| tail.len());
+    if !len.is_multiple_of(4) || (1..12).contains(&len) {
+        let found = (INLINE_HEAD + len) as u64;
         checker.findings.field(Problem::InlineDirectory, place, "size", found);
     }
-    walk.inline_parent(checker, get_u32(head, 0));
-    walk.inline_chain(checker, &head[4..]);
-    walk.inline_chain(checker, &tail);
+    walk.inline_parent(checker, get_u32(&record, I_BLOCK));
+    walk.inline_chain(checker, &mut record[I_BLOCK + 4..I_BLOCK + INLINE_HEAD]);
+    if let Some((hash, tail)) = tail {
+        walk.inline_chain(checker, &mut record[tail.clone()]);
+        if record[tail.clone()] != before[tail] {
+            // Zero stands for a hash that nobody has taken.
+            record[hash..hash + 4].fill(0);
+        }
+    }
+    if record != before {
+        checker.put_record(directory.inode, record)?;
+    }
+    Ok(())
 }
 
-/// The part of inline content that is an attribute.
-pub(super) fn inline_tail(record: &[u8]) -> Option<Vec<u8>> {
-    if record.len() <= 132 {
-        return None;
-    }
-    let extra = usize::from(u16::from_le_bytes([record[128], record[129]]));
+/// Where in a record the part of inline content is that is an attribute, behind the place of its hash.
+fn inline_tail(record: &[u8]) -> Option<(usize, Range<usize>)> {
+    let extra = record.get(128..130).map(|extra| usize::from(u16::from_le_bytes([extra[0], extra[1]])))?;
     let bytes = record.get(128 + extra..)?;
     if bytes.len() < 8 || get_u32(bytes, 0) != 0xea02_0000 {
         return None;
     }
-    super::xattr_entries::Area { bytes, start: 4, values: 4, in_inode: true }.find(INLINE_DATA)
+    let (at, range) = Area { bytes, start: 4, values: 4, in_inode: true }.range(INLINE_DATA)?;
+    let start = 128 + extra;
+    Some((start + at + 12, start + range.start..start + range.end))
 }

@@ -11,6 +11,9 @@ use crate::features::incompat;
 use crate::inode::{flags, seed};
 use crate::layout::{RawExtent, RawExtentHeader, RawExtentIndex};
 
+/// What is said of a directory's extents that do not follow one another.
+pub(super) const HOLE: &str = "a hole in a directory";
+
 /// The size of a node's head, and of each of its entries.
 const ENTRY: usize = 12;
 /// The most levels below the root that any tree has.
@@ -183,7 +186,7 @@ impl Tree<'_, '_> {
             self.wrong(checker, "a directory's block that was not written", extent.logical);
         }
         if directory && self.walk.end < extent.logical {
-            self.wrong(checker, "a hole in a directory", extent.logical);
+            self.wrong(checker, HOLE, extent.logical);
         }
         let walk = &mut *self.walk;
         walk.fragmented |= walk.previous != 0 && walk.previous + 1 != extent.block;

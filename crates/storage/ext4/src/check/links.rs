@@ -62,7 +62,8 @@ fn one(checker: &mut Checker, inode: u32, fact: Fact) {
     let directory = fact.kind == TYPE_DIRECTORY;
     if directory && names > LINK_MAX {
         if !features.has_ro_compat(ro_compat::DIR_NLINK) {
-            checker.findings.field(Problem::DirNlink, Place::Superblock, "", names.into());
+            let place = Place::Inode(inode);
+            checker.findings.field(Problem::DirNlink, place, "", names.into());
         }
         names = 1;
     }

@@ -81,6 +81,9 @@ impl Default for CheckOptions {
 /// Kind `Corrupt` where there is no filesystem, or so little of one left that nothing can be checked;
 /// `Unsupported` where it uses features that are not known, or is larger than can be checked.
 pub fn check(disk: Arc<dyn Disk>, options: &CheckOptions) -> Result<Report> {
+    if options.repair {
+        return repair::run(&disk, options);
+    }
     let mut checker = superblock::open(disk, options)?;
     checker.run()?;
     Ok(checker.into_report())
@@ -113,6 +116,9 @@ pub(crate) struct Checker {
     pub(crate) tree: tree::Tree,
     /// What is to be put right once everything was seen.
     pub(crate) repairs: repair::Repairs,
+    /// Whether passes put right what they can, and how often they did.
+    pub(crate) repairing: bool,
+    pub(crate) written: u64,
 }
 
 impl Checker {

@@ -60,7 +60,7 @@ macro_rules! damage {
 problems! {
     // The volume as a whole.
     SuperblockInvalid = "superblock-invalid", "the superblock cannot be used; a copy of it was used instead", unsafe;
-    SuperblockChecksum = "superblock-checksum", "the checksum of the superblock is wrong", unsafe;
+    SuperblockChecksum = "superblock-checksum", "the checksum of the superblock is wrong", safe;
     SuperblockField = "superblock-field", "a field of the superblock is impossible", unsafe;
     VolumeTooLong = "volume-too-long", "the volume is longer than its disk", unsafe;
     StateNotClean = "state-not-clean", "the volume is not marked as cleanly unmounted and free of errors", notice;
@@ -69,7 +69,7 @@ problems! {
     Mmp = "mmp", "the block of the multiple mount protection is wrong", unsafe;
 
     // Group descriptors.
-    GroupChecksum = "group-checksum", "the checksum of a group descriptor is wrong", unsafe;
+    GroupChecksum = "group-checksum", "the checksum of a group descriptor is wrong", safe;
     GroupPlace = "group-place", "a group's bitmaps or inode table are not where they may be", unsafe;
     GroupOverlap = "group-overlap", "a group's bitmaps or inode table overlap other metadata", unsafe;
     GroupCount = "group-count", "a number in a group descriptor is impossible", unsafe;
@@ -77,7 +77,7 @@ problems! {
     GroupFreeBlocks = "group-free-blocks", "the number of free blocks in a group is wrong", safe;
     GroupFreeInodes = "group-free-inodes", "the number of free inodes in a group is wrong", safe;
     GroupDirectories = "group-directories", "the number of directories in a group is wrong", safe;
-    GroupUnused = "group-unused", "inodes are in use that a group declares never used", unsafe;
+    GroupUnused = "group-unused", "inodes are in use that a group declares never used", safe;
 
     // The journal and reserved inodes.
     JournalInode = "journal-inode", "the journal's inode cannot hold a journal", unsafe;
@@ -91,18 +91,18 @@ problems! {
     RootInode = "root-inode", "the root is not a directory", unsafe;
 
     // Inodes.
-    InodeChecksum = "inode-checksum", "the checksum of an inode is wrong", unsafe;
+    InodeChecksum = "inode-checksum", "the checksum of an inode is wrong", safe;
     InodeField = "inode-field", "a field of an inode is impossible", unsafe;
     InodeExtra = "inode-extra", "the size of an inode's extra fields is impossible", unsafe;
     InodeMode = "inode-mode", "the type of an inode is unknown", unsafe;
     InodeFlags = "inode-flags", "an inode has flags that contradict it or the volume", unsafe;
     InodeSize = "inode-size", "the size of an inode's content does not fit its blocks", unsafe;
     InodeBlocks = "inode-blocks", "the number of blocks of an inode is wrong", safe;
-    DeletedTime = "deleted-time", "an inode in use has a time of deletion, or a deleted one none", unsafe;
+    DeletedTime = "deleted-time", "an inode in use has a time of deletion, or a deleted one none", safe;
     OrphanLink = "orphan-link", "an inode is part of the list of orphans, by a time of deletion that is a number", safe;
     ExtentTree = "extent-tree", "a node of an extent tree is damaged", unsafe;
     ExtentRange = "extent-range", "an extent is impossible or out of order", unsafe;
-    ExtentChecksum = "extent-checksum", "the checksum of a node of an extent tree is wrong", unsafe;
+    ExtentChecksum = "extent-checksum", "the checksum of a node of an extent tree is wrong", safe;
     BlockMap = "block-map", "a block map is damaged", unsafe;
     BlockNumber = "block-number", "an inode has a block that no file can have", unsafe;
     InlineData = "inline-data", "inline content is damaged", unsafe;
@@ -164,7 +164,7 @@ problems! {
     ParentWrong = "parent-wrong", "the parent that a directory names is not its parent", safe;
     Unattached = "unattached", "an inode is in use that has no name", safe;
     LinkCount = "link-count", "the number of names of an inode is wrong", safe;
-    DirNlink = "dir-nlink", "a directory has more subdirectories than the volume's features allow", unsafe;
+    DirNlink = "dir-nlink", "a directory has more subdirectories than the volume's features allow", safe;
     ValueReferences = "value-references", "an inode of a value is shared by another number of attributes", safe;
 
     // Orphans and quotas.

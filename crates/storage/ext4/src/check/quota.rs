@@ -83,7 +83,6 @@ fn one(checker: &mut Checker, number: u32, counted: &BTreeMap<u32, Use>, magic: 
     let stated = checker.fields(number).ok().and_then(|inode| QuotaFile::open(checker, inode, magic)?.read());
     let Some(mut stated) = stated else {
         checker.findings.add(Problem::QuotaFile, place);
-        checker.repairs.quota(number);
         return;
     };
     for (id, counted) in counted {
@@ -104,7 +103,9 @@ fn differs(checker: &mut Checker, number: u32, id: u32, counted: Use, stated: Us
         false => ("inodes", counted.inodes, stated.inodes),
     };
     checker.findings.mismatch(Problem::QuotaUsage, place, field, expected, found);
-    checker.repairs.quota(number);
+    let more = |counted: u64, stated: u64| counted.wrapping_sub(stated).cast_signed();
+    let by = (more(counted.bytes, stated.bytes), more(counted.inodes, stated.inodes));
+    checker.repairs.quota(number, id, by);
 }
 
 /// A quota file that is read.

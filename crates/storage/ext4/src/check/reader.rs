@@ -32,6 +32,11 @@ impl Reader {
         &self.disk
     }
 
+    /// Whether the journal holds anything newer than what is in its place.
+    pub(super) fn is_redirected(&self) -> bool {
+        !self.redirects.is_empty()
+    }
+
     /// A cache over the same blocks, for code that works on one.
     pub(super) fn cache(&self) -> BlockCache {
         let size = self.block_size as u32;

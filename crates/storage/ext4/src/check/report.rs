@@ -5,7 +5,7 @@ use std::fmt;
 use super::problem::Problem;
 
 /// Where something was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Place {
     /// The superblock.

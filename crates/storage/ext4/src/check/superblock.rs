@@ -51,6 +51,8 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: &CheckOptions) -> Result<Checke
         quota: quota::Usage::default(),
         tree: tree::Tree::default(),
         repairs: repair::Repairs::default(),
+        repairing: false,
+        written: 0,
         groups: Vec::new(),
         reader,
         superblock,

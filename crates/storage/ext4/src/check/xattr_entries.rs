@@ -2,6 +2,7 @@
 //! beside one another.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::Problem;
 use crate::dir_block::{get_u16, get_u32};
@@ -68,8 +69,8 @@ impl Taken {
 }
 
 impl<'a> Area<'a> {
-    /// Visits every entry with its name, up to the first that is wrong.
-    pub(super) fn walk(&self, visit: &mut dyn FnMut(&'a [u8], &'a [u8])) -> Result<(), Trouble> {
+    /// Visits every entry, with its place and its name, up to the first that is wrong.
+    pub(super) fn walk(&self, visit: &mut dyn FnMut(usize, &'a [u8], &'a [u8])) -> Result<(), Trouble> {
         let len = self.bytes.len();
         let overlap =
             |at: usize| Trouble { problem: Problem::AttributePlace, field: "entry", found: at as u64 };
@@ -90,7 +91,7 @@ impl<'a> Area<'a> {
             if get_u32(entry, 4) == 0 {
                 self.value(entry, name, &mut taken, &mut left)?;
             }
-            visit(entry, name);
+            visit(at, entry, name);
             at += size;
         }
         if taken.take(at, 4, len) { Ok(()) } else { Err(overlap(at)) }
@@ -132,18 +133,24 @@ impl<'a> Area<'a> {
         Ok(())
     }
 
-    /// Finds the value of an attribute that is in the area.
-    pub(super) fn find(&self, key: (u8, &[u8])) -> Option<Vec<u8>> {
+    /// Finds where the entry of an attribute is, and its value, that is in the area.
+    pub(super) fn range(&self, key: (u8, &[u8])) -> Option<(usize, Range<usize>)> {
         let mut found = None;
         // What comes behind an entry that is wrong is not looked at; that it is wrong is said elsewhere.
-        let _ = self.walk(&mut |entry, name| {
+        let _ = self.walk(&mut |at, entry, name| {
             if (entry[1], name) == key && get_u32(entry, 4) == 0 {
                 let start = self.values + usize::from(get_u16(entry, 2));
-                let size = get_u32(entry, 8) as usize;
-                found = if size == 0 { Some(&[][..]) } else { self.bytes.get(start..start + size) };
+                let end = start.saturating_add(get_u32(entry, 8) as usize);
+                let range = if start == end { 0..0 } else { start..end };
+                found = (range.end <= self.bytes.len()).then_some((at, range));
             }
         });
-        found.map(<[u8]>::to_vec)
+        found
+    }
+
+    /// Finds the value of an attribute that is in the area.
+    pub(super) fn find(&self, key: (u8, &[u8])) -> Option<Vec<u8>> {
+        self.range(key).map(|(_, range)| self.bytes[range].to_vec())
     }
 }
 
@@ -199,7 +206,7 @@ mod tests {
 
     fn problem(bytes: &[u8]) -> Option<Problem> {
         let area = Area { bytes, start: 4, values: 4, in_inode: true };
-        area.walk(&mut |_, _| ()).err().map(|trouble| trouble.problem)
+        area.walk(&mut |_, _, _| ()).err().map(|trouble| trouble.problem)
     }
 
     #[test]

@@ -162,7 +162,7 @@ fn check_block(checker: &mut Checker, inode: &Found<'_>, block: u64, content: &[
 /// Walks the entries of an area; values in inodes of their own are counted.
 fn entries(checker: &mut Checker, inode: &Found<'_>, area: &Area<'_>) -> (Sums, Option<Trouble>) {
     let (mut sums, mut trouble) = (Sums::default(), None);
-    let walk = area.walk(&mut |entry, rest| {
+    let walk = area.walk(&mut |_, entry, rest| {
         let outside = get_u32(entry, 4);
         if outside == 0 {
             return;

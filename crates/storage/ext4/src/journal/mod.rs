@@ -9,7 +9,6 @@
 //! come as a list for the layer that knows files.
 
 mod checksum;
-mod create;
 mod fast_commit;
 mod layout;
 #[cfg(any(test, feature = "test-util"))]
@@ -17,7 +16,6 @@ pub(crate) mod model;
 mod recover;
 mod superblock;
 
-pub(crate) use create::{NewJournal, new_superblock, with_user};
 pub(crate) use fast_commit::FastCommit;
 pub(crate) use recover::{Recovery, Replayed, recover};
 pub(crate) use superblock::JournalSuperblock;

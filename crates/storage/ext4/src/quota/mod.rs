@@ -163,6 +163,19 @@ impl Ext4 {
         self.with_quota(|quota, volume| quota.add(volume, share, Change::default()))
     }
 
+    /// Corrects what one quota file says that an owner uses.
+    pub(crate) fn correct_usage(&mut self, number: u32, owner: u32, bytes: i64, inodes: i64) -> Result<()> {
+        self.with_quota(|quota, volume| {
+            let Some(file) = quota.files.iter_mut().find(|file| file.number == number) else { return Ok(()) };
+            file.prepare(volume, owner)?;
+            if let Some((_, total)) = file.owners.get_mut(&owner) {
+                total.bytes = total.bytes.saturating_add(bytes);
+                total.inodes = total.inodes.saturating_add(inodes);
+            }
+            Ok(())
+        })
+    }
+
     /// Writes what has changed into the quota files.
     pub(crate) fn write_quota(&mut self) -> Result<()> {
         self.with_quota(|quota, volume| quota.files.iter_mut().try_for_each(|file| file.write(volume)))
