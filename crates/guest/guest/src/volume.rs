@@ -146,7 +146,7 @@ pub(crate) struct OpenVolume {
 impl OpenVolume {
     /// Opens the filesystem on it.
     pub(crate) fn filesystem(&self, write: bool, cache: usize) -> Result<Box<dyn FileSystem>> {
-        let options = vmwright_ext4::Options { write, metadata_cache: cache };
+        let options = vmwright_ext4::Options { write, metadata_cache: cache, ..Default::default() };
         let opened = Ext4::open(self.disk.clone(), options);
         let opened = opened.map_err(|error| {
             Error::volume("open the filesystem on", &self.volume.device, error.kind(), error)

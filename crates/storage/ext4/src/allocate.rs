@@ -120,9 +120,9 @@ impl Ext4 {
         if keep_size && end > mapped_end && !in_extents {
             return Err(Error::unsupported("blocks beyond the end of a file without extents"));
         }
-        self.move_inline_out(&mut inode)?;
         let (first, last) = (offset / block_size, end.div_ceil(block_size));
         self.check_room(&inode, first, last)?;
+        self.move_inline_out(&mut inode)?;
         let mut filled = Vec::new();
         if let Err(error) = self.fill_holes(&mut inode, first..last, &mut filled) {
             for range in filled {
@@ -140,7 +140,8 @@ impl Ext4 {
 
     /// Refuses early what would run out of space.
     fn check_room(&self, inode: &Inode, first: u64, last: u64) -> Result<()> {
-        let (mut at, mut missing) = (first, 0);
+        let inline = inode.has_flag(flags::INLINE_DATA);
+        let (mut at, mut missing) = if inline { (last, last - first) } else { (first, 0) };
         while at < last {
             let run = self.run_at(inode, at)?;
             let len = run.len.min(last - at);

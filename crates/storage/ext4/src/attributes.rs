@@ -15,7 +15,7 @@ const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 
 impl Inode {
     /// Where in the record the inode's own attributes are.
-    fn attribute_area(&self) -> std::ops::Range<usize> {
+    pub(crate) fn attribute_area(&self) -> std::ops::Range<usize> {
         // Records without extra fields are from before attributes could be here.
         match self.extra_isize {
             0 => self.record.len()..self.record.len(),

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vmwright_disk::Disk;
 
 use crate::error::{Error, Place, Result};
+use crate::mmp::Guard;
 use crate::write_behind::WriteBehind;
 
 /// The content of one block.
@@ -75,6 +76,8 @@ pub(crate) struct BlockCache {
     /// Whether dirty blocks may reach the disk.
     writable: bool,
     bytes_written: u64,
+    /// What tells others that the volume is being changed, and the time to tell.
+    guard: Option<(Guard, i64)>,
 }
 
 #[derive(Default)]
@@ -124,6 +127,7 @@ impl BlockCache {
             capacity: (bytes / block_size).max(16),
             writable,
             bytes_written: 0,
+            guard: None,
         }
     }
 
@@ -135,6 +139,35 @@ impl BlockCache {
     /// The disk beneath.
     pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
         &self.disk
+    }
+
+    /// Lets others be told before anything is written.
+    pub(crate) fn set_guard(&mut self, guard: Guard, now: i64) {
+        self.guard = Some((guard, now));
+    }
+
+    /// Takes away what tells others, for a cache that goes on in place of this one.
+    pub(crate) fn take_guard(&mut self) -> Option<(Guard, i64)> {
+        self.guard.take()
+    }
+
+    /// Goes on telling others.
+    pub(crate) fn put_guard(&mut self, guard: Option<(Guard, i64)>) {
+        self.guard = guard;
+    }
+
+    /// Tells others that everything is written; the next change tells them anew.
+    pub(crate) fn release_guard(&mut self, now: i64) -> Result<()> {
+        let Some((guard, time)) = &mut self.guard else { return Ok(()) };
+        *time = now;
+        guard.release(&self.disk, now)
+    }
+
+    fn announce(&mut self) -> Result<()> {
+        match &mut self.guard {
+            Some((guard, now)) => guard.announce(&self.disk, *now),
+            None => Ok(()),
+        }
     }
 
     /// Lets reads of some blocks be answered from elsewhere.
@@ -277,6 +310,9 @@ impl BlockCache {
     }
 
     fn write_waiting(&mut self) -> Result<()> {
+        if self.behind.waiting().is_some() {
+            self.announce()?;
+        }
         if let Some((offset, bytes)) = self.behind.waiting() {
             self.disk.write_at(bytes, offset).map_err(|source| Error::disk("write", source))?;
             self.behind.written();
@@ -349,6 +385,7 @@ impl BlockCache {
         if self.behind.overlaps(offset, data.len() as u64) {
             self.write_waiting()?;
         }
+        self.announce()?;
         self.bytes_written += data.len() as u64;
         self.disk.write_at(data, offset).map_err(|source| Error::disk("write", source))
     }
@@ -358,6 +395,7 @@ impl BlockCache {
         if self.behind.overlaps(offset, len) {
             self.write_waiting()?;
         }
+        self.announce()?;
         self.bytes_written += len;
         self.disk.zero_at(offset, len).map_err(|source| Error::disk("write", source))
     }

@@ -2,6 +2,8 @@ use std::fmt;
 
 pub use vmwright_disk::ErrorKind;
 
+use crate::mmp::Holder;
+
 /// The result of an operation on an ext2, ext3 or ext4 filesystem.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -19,8 +21,19 @@ enum Reason {
     Mismatch { place: Place, what: &'static str, expected: u64, actual: u64 },
     #[error("{detail}")]
     Plain { kind: ErrorKind, detail: &'static str },
+    #[error("the filesystem cannot have less than {minimum} bytes")]
+    TooSmall { minimum: u64 },
+    #[error("a new volume's {key}: {problem}")]
+    Option { key: &'static str, problem: &'static str },
+    #[error("a new volume's {key} cannot be {value:?}: it must be {allowed}")]
+    Value { key: &'static str, value: Box<str>, allowed: &'static str },
     #[error("the filesystem uses {what} that {cannot}: {names}")]
     Features { what: &'static str, cannot: &'static str, names: FeatureNames },
+    #[error(
+        "the filesystem is in use: {0} (multiple mount protection); where that is long gone, \
+         clear it with `tune2fs -f -E clear_mmp` or open the volume ignoring it"
+    )]
+    Held(Holder),
 }
 
 /// Where in a filesystem something was found.
@@ -94,9 +107,29 @@ impl Error {
         Self(Box::new(Reason::Plain { kind, detail }))
     }
 
+    /// States why an option of a new volume cannot be as it is.
+    pub(crate) fn bad_option(key: &'static str, problem: &'static str) -> Self {
+        Self(Box::new(Reason::Option { key, problem }))
+    }
+
+    /// States what a value of an option of a new volume must be.
+    pub(crate) fn bad_value(key: &'static str, value: &str, allowed: &'static str) -> Self {
+        Self(Box::new(Reason::Value { key, value: value.into(), allowed }))
+    }
+
     /// States which features stand in the way of `cannot`, such as "cannot be read here".
     pub(crate) fn features(what: &'static str, cannot: &'static str, names: FeatureNames) -> Self {
         Self(Box::new(Reason::Features { what, cannot, names }))
+    }
+
+    /// States that the content of a filesystem needs at least so many bytes.
+    pub(crate) fn too_small(minimum: u64) -> Self {
+        Self(Box::new(Reason::TooSmall { minimum }))
+    }
+
+    /// States that someone else has the volume open.
+    pub(crate) fn held(holder: Holder) -> Self {
+        Self(Box::new(Reason::Held(holder)))
     }
 
     /// Wraps a failure of the disk beneath; `action` is a verb such as "read".
@@ -111,6 +144,9 @@ impl Error {
             Reason::Corrupt { .. } | Reason::Mismatch { .. } => ErrorKind::Corrupt,
             Reason::Plain { kind, .. } => *kind,
             Reason::Features { .. } => ErrorKind::Unsupported,
+            Reason::TooSmall { .. } => ErrorKind::NoSpace,
+            Reason::Option { .. } | Reason::Value { .. } => ErrorKind::InvalidInput,
+            Reason::Held(_) => ErrorKind::InUse,
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::extents::Extent;
 use crate::inode::{self, Inode, flags};
 use crate::journal::FastCommit;
 use crate::mapping::{Run, RunPlace};
+use crate::names::NameChange;
 use crate::volume::Ext4;
 
 /// The most blocks that fast commits map together: 4 GiB with blocks of 4 KiB.
@@ -180,7 +181,7 @@ impl Replay<'_> {
         let mut record = vec![0; size];
         let len = raw.len().min(size);
         record[..len].copy_from_slice(&raw[..len]);
-        let mut new = Inode::parse_unsealed(&self.volume.superblock, number, record)?;
+        let mut new = Inode::parse_unsealed(&self.volume.superblock, number, record.clone())?;
         let fresh = self.volume.claim_inode(number, new.is_directory())?;
         let in_blocks = new.has_flag(flags::EXTENTS);
         if fresh {
@@ -193,9 +194,16 @@ impl Replay<'_> {
             }
         } else {
             let old = self.volume.any_inode(number)?;
+            // What the journal does not tell of the record stays, attributes among it; inline names are told one by
+            // one, like others.
+            let from = if old.is_directory() { len.min(old.attribute_area().start) } else { len };
+            record[from..].copy_from_slice(&old.record[from..]);
+            new = Inode::parse_unsealed(&self.volume.superblock, number, record)?;
             new.sectors = old.sectors;
-            if in_blocks || old.is_directory() {
+            if old.is_directory() || in_blocks && old.has_flag(flags::EXTENTS) {
                 new.block = old.block;
+            } else if in_blocks {
+                self.volume.start_map(&mut new);
             }
             if old.is_directory() {
                 (new.size, new.flags) = (old.size, old.flags);
@@ -215,7 +223,7 @@ impl Replay<'_> {
             return Ok(());
         }
         let file_type = inode::entry_type(inode.file_type);
-        self.volume.change_names(dir, |names, blocks| names.add(blocks, name, number, file_type))?;
+        self.volume.change_names(dir, NameChange::Add { name, inode: number, file_type })?;
         if create && inode.is_directory() {
             self.volume.count_subdirectory(parent, true)?;
         }
@@ -234,6 +242,16 @@ impl Replay<'_> {
 
     /// Gives a new directory `.` and `..`.
     fn first_block(&mut self, inode: &mut Inode, parent: u32) -> Result<()> {
+        if inode.has_flag(flags::INLINE_DATA) {
+            if !self.volume.start_inline_directory(inode, parent)? {
+                let place = Place::Inode(inode.number.into());
+                return Err(Error::corrupt(
+                    place,
+                    "a fast commit makes an inline directory where none can be",
+                ));
+            }
+            return self.volume.put_inode(inode);
+        }
         let size = self.volume.superblock.block_size as usize;
         let block = self.volume.directory_format(inode).first_block(size, inode.number, parent);
         match self.volume.run_at(inode, 0)?.place {
@@ -252,7 +270,7 @@ impl Replay<'_> {
         if self.volume.find_name(&dir, name)?.is_none_or(|found| found.inode != number) {
             return Ok(());
         }
-        self.volume.change_names(dir, |names, blocks| names.remove(blocks, name))?;
+        self.volume.change_names(dir, NameChange::Remove { name })?;
         let mut inode = self.volume.any_inode(number)?;
         if inode.is_directory() {
             self.volume.count_subdirectory(parent, false)?;

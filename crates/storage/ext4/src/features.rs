@@ -7,9 +7,11 @@ use crate::error::FeatureNames;
 pub(crate) mod compat {
     pub(crate) const IMAGIC_INODES: u32 = 0x2;
     pub(crate) const HAS_JOURNAL: u32 = 0x4;
+    pub(crate) const EXT_ATTR: u32 = 0x8;
     pub(crate) const RESIZE_INODE: u32 = 0x10;
     pub(crate) const DIR_INDEX: u32 = 0x20;
     pub(crate) const SPARSE_SUPER2: u32 = 0x200;
+    pub(crate) const FAST_COMMIT: u32 = 0x400;
     pub(crate) const STABLE_INODES: u32 = 0x800;
     pub(crate) const ORPHAN_FILE: u32 = 0x1000;
 }
@@ -18,6 +20,7 @@ pub(crate) mod compat {
 pub(crate) mod incompat {
     pub(crate) const FILETYPE: u32 = 0x2;
     pub(crate) const RECOVER: u32 = 0x4;
+    pub(crate) const JOURNAL_DEV: u32 = 0x8;
     pub(crate) const META_BG: u32 = 0x10;
     pub(crate) const EXTENTS: u32 = 0x40;
     pub(crate) const BIT64: u32 = 0x80;
@@ -52,11 +55,11 @@ const COMPAT_NAMES: &[(u32, &str)] = &[
     (0x1, "dir_prealloc"),
     (compat::IMAGIC_INODES, "imagic_inodes"),
     (compat::HAS_JOURNAL, "has_journal"),
-    (0x8, "ext_attr"),
+    (compat::EXT_ATTR, "ext_attr"),
     (compat::RESIZE_INODE, "resize_inode"),
     (compat::DIR_INDEX, "dir_index"),
     (compat::SPARSE_SUPER2, "sparse_super2"),
-    (0x400, "fast_commit"),
+    (compat::FAST_COMMIT, "fast_commit"),
     (compat::STABLE_INODES, "stable_inodes"),
     (compat::ORPHAN_FILE, "orphan_file"),
 ];
@@ -65,7 +68,7 @@ const INCOMPAT_NAMES: &[(u32, &str)] = &[
     (0x1, "compression"),
     (incompat::FILETYPE, "filetype"),
     (incompat::RECOVER, "needs_recovery"),
-    (0x8, "journal_dev"),
+    (incompat::JOURNAL_DEV, "journal_dev"),
     (incompat::META_BG, "meta_bg"),
     (incompat::EXTENTS, "extent"),
     (incompat::BIT64, "64bit"),
@@ -115,8 +118,8 @@ const READABLE: u32 = incompat::FILETYPE
     | incompat::ENCRYPT
     | incompat::CASEFOLD;
 
-/// Incompatible features whose volumes can be written too. `mmp` needs a live protocol with other hosts.
-const WRITABLE: u32 = READABLE & !incompat::MMP;
+/// Incompatible features whose volumes can be written too.
+const WRITABLE: u32 = READABLE;
 
 /// Read-only compatible features whose volumes can be written; `bigalloc` allocates in clusters.
 const WRITABLE_RO: u32 = ro_compat::SPARSE_SUPER
@@ -151,6 +154,29 @@ impl Features {
 
     pub(crate) fn has_ro_compat(&self, bit: u32) -> bool {
         self.ro_compat & bit != 0
+    }
+
+    /// These features and others.
+    pub(crate) fn with(&self, other: &Self) -> Self {
+        Self {
+            compat: self.compat | other.compat,
+            incompat: self.incompat | other.incompat,
+            ro_compat: self.ro_compat | other.ro_compat,
+        }
+    }
+
+    /// These features short of others.
+    pub(crate) fn without(&self, other: &Self) -> Self {
+        Self {
+            compat: self.compat & !other.compat,
+            incompat: self.incompat & !other.incompat,
+            ro_compat: self.ro_compat & !other.ro_compat,
+        }
+    }
+
+    /// Whether all of others are among these.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        other.without(self) == Self::default()
     }
 
     /// Whether metadata carries CRC-32C checksums.
@@ -204,6 +230,16 @@ impl Features {
         let known = pairs.into_iter().filter_map(|(bits, table)| names(bits, table));
         known.flat_map(|names| names.known).collect()
     }
+}
+
+/// The feature of a name, as mke2fs spells it.
+pub(crate) fn named(name: &str) -> Option<Features> {
+    let find = |table: &[(u32, &str)]| table.iter().find(|(_, known)| *known == name).map(|(bit, _)| *bit);
+    let (compat, incompat) = (find(COMPAT_NAMES), find(INCOMPAT_NAMES));
+    let ro_compat = find(RO_COMPAT_NAMES);
+    let found = compat.or(incompat).or(ro_compat).is_some();
+    let bits = |found: Option<u32>| found.unwrap_or(0);
+    found.then(|| Features { compat: bits(compat), incompat: bits(incompat), ro_compat: bits(ro_compat) })
 }
 
 /// Names `bits`, or nothing where there are none.

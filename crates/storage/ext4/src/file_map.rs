@@ -17,7 +17,10 @@ const FLEX_FOR_DIRECTORIES: u32 = 4;
 const LONG_WRITE: u64 = 16 << 10;
 
 /// The least and the most clusters of room kept for a file that grows.
-const ROOM: Range<u64> = 16..2048;
+const ROOM: Range<u64> = 128..2048;
+
+/// The clusters of room for a file when much of what is free is kept for others.
+const LITTLE_ROOM: u64 = 16;
 
 /// Blocks for a hole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,7 +178,9 @@ impl Ext4 {
         let (group, bit) = self.superblock.bit_of_block(last)?;
         let group_start = u64::from(group) * u64::from(self.superblock.clusters_per_group());
         let first = group_start + u64::from(bit) + 1;
-        let room = (blocks / cluster).clamp(ROOM.start, ROOM.end);
+        let room = (blocks / cluster).saturating_mul(4).clamp(ROOM.start, ROOM.end);
+        let spare = (self.superblock.free_blocks / 2).saturating_sub(self.allocator.windows.kept());
+        let room = room.min((spare / 16).max(LITTLE_ROOM));
         let end = (first + room).min(group_start + u64::from(self.superblock.group_clusters(group)));
         self.allocator.windows.keep(inode.number, first..end.max(first));
         Ok(())

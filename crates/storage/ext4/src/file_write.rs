@@ -40,6 +40,9 @@ impl Ext4 {
         if data.is_empty() {
             return Ok(());
         }
+        if self.write_inline(&mut inode, data, offset)? {
+            return self.put_changed(inode);
+        }
         self.move_inline_out(&mut inode)?;
         if offset > inode.size {
             self.zero_tail(&inode)?;
@@ -171,12 +174,22 @@ impl Ext4 {
         Ok(())
     }
 
+    /// Stamps a file whose content changed and writes its record.
+    fn put_changed(&mut self, mut inode: Inode) -> Result<()> {
+        inode.modified = self.now;
+        inode.changed = self.now;
+        self.put_inode(&inode)
+    }
+
     /// Changes a file's length.
     pub(crate) fn truncate_content(&mut self, mut inode: Inode, size: u64) -> Result<()> {
         self.check_content(&inode)?;
         let block_size = self.block_size();
         if size > mapping::logical_limit(&self.superblock, &inode) * block_size {
             return Err(Error::plain(ErrorKind::InvalidInput, "the file would be larger than it can be"));
+        }
+        if self.truncate_inline(&mut inode, size)? {
+            return self.put_changed(inode);
         }
         self.move_inline_out(&mut inode)?;
         if size > inode.size {
@@ -201,7 +214,9 @@ impl Ext4 {
         if offset >= end {
             return Ok(());
         }
-        self.move_inline_out(&mut inode)?;
+        if self.punch_inline(&mut inode, offset..end)? {
+            return self.put_changed(inode);
+        }
         let block_size = self.block_size();
         let mut whole = offset.div_ceil(block_size)..end / block_size;
         if end == inode.size {

@@ -255,6 +255,15 @@ pub(crate) fn encode(superblock: &Superblock, number: u32, group: &Group, bytes:
     }
 }
 
+/// Sets the checksum of a descriptor, where there is one.
+pub(crate) fn seal(superblock: &Superblock, number: u32, bytes: &mut [u8]) {
+    if superblock.features.group_csum() {
+        const FIELD: usize = std::mem::offset_of!(RawGroup, bg_checksum);
+        let checksum = checksum(superblock, number, bytes);
+        bytes[FIELD..FIELD + 2].copy_from_slice(&checksum.to_le_bytes());
+    }
+}
+
 /// The checksum of a descriptor: over its number and its bytes, the checksum itself left out.
 fn checksum(superblock: &Superblock, number: u32, bytes: &[u8]) -> u16 {
     const FIELD: usize = std::mem::offset_of!(RawGroup, bg_checksum);

@@ -83,9 +83,10 @@ mod inode;
 mod inode_alloc;
 mod journal;
 mod layout;
+pub mod make;
 mod mapping;
-#[allow(dead_code)] // Shrinking writes maps.
 mod maps;
+mod mmp;
 mod names;
 mod namespace;
 mod node_write;

@@ -2,6 +2,7 @@
 
 use crate::block_cache::BlockCache;
 use crate::error::Result;
+use crate::features::incompat;
 use crate::inode::{Inode, flags};
 use crate::superblock::Superblock;
 use crate::{extents, indirect};
@@ -52,7 +53,9 @@ pub(crate) fn run_at(
 
 /// One more than the largest logical block that an inode can have.
 pub(crate) fn logical_limit(superblock: &Superblock, inode: &Inode) -> u64 {
-    match inode.has_flag(flags::EXTENTS) {
+    // Inline content moves into extents where the volume has them.
+    let inline = inode.has_flag(flags::INLINE_DATA) && superblock.features.has_incompat(incompat::EXTENTS);
+    match inline || inode.has_flag(flags::EXTENTS) {
         true => extents::LOGICAL_LIMIT,
         false => indirect::logical_limit(superblock.block_size),
     }

@@ -14,6 +14,19 @@ use crate::inode::{self, Inode, flags};
 use crate::mapping::RunPlace;
 use crate::volume::Ext4;
 
+/// A change of one name in a directory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum NameChange<'a> {
+    /// Adds one that is not there yet.
+    Add { name: &'a [u8], inode: u32, file_type: u8 },
+    /// Removes one.
+    Remove { name: &'a [u8] },
+    /// Leads one to another inode.
+    Lead { name: &'a [u8], inode: u32, file_type: u8 },
+    /// Leads `..` to another directory.
+    Parent(u32),
+}
+
 /// The blocks of a directory that is only read.
 struct ReadBlocks<'a> {
     volume: &'a Ext4,

@@ -4,12 +4,12 @@ use std::ops::ControlFlow;
 
 use vmwright_vfs::{FileType, NewNode, RenameMode};
 
-use crate::directory::{DirBlocksMut, Directory, Found};
+use crate::directory::Found;
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::features::{incompat, ro_compat};
+use crate::features::{compat, incompat, ro_compat};
 use crate::fold::{self, Wanted};
 use crate::inode::{self, Inode, flags};
-use crate::names::WriteBlocks;
+use crate::names::{NameChange, WriteBlocks};
 use crate::volume::Ext4;
 
 /// The most names that an inode can have.
@@ -58,15 +58,9 @@ impl Ext4 {
         Ok(())
     }
 
-    /// Changes the names of a directory and stamps it.
-    pub(crate) fn change_names<T>(
-        &mut self,
-        mut dir: Inode,
-        change: impl FnOnce(&Directory<'_>, &mut dyn DirBlocksMut) -> Result<T>,
-    ) -> Result<T> {
-        let hash = self.hash_of(&dir);
-        let names = self.names_of(&dir, &hash);
-        let result = change(&names, &mut WriteBlocks { volume: self, inode: &mut dir });
+    /// Changes a name of a directory and stamps it.
+    pub(crate) fn change_names(&mut self, mut dir: Inode, change: NameChange<'_>) -> Result<()> {
+        let result = self.change_name_in(&mut dir, change);
         if result.is_ok() {
             dir.modified = self.now;
             dir.changed = self.now;
@@ -76,28 +70,48 @@ impl Ext4 {
         result
     }
 
+    fn change_name_in(&mut self, dir: &mut Inode, change: NameChange<'_>) -> Result<()> {
+        if dir.has_flag(flags::INLINE_DATA) {
+            if self.change_inline_names(dir, change)? {
+                return Ok(());
+            }
+            self.move_inline_out(dir)?;
+        }
+        let hash = self.hash_of(dir);
+        let names = self.names_of(dir, &hash);
+        let blocks = &mut WriteBlocks { volume: self, inode: dir };
+        match change {
+            NameChange::Add { name, inode, file_type } => names.add(blocks, name, inode, file_type),
+            NameChange::Remove { name } => names.remove(blocks, name).map(drop),
+            NameChange::Lead { name, inode, file_type } => {
+                names.set_entry(blocks, name, inode, file_type).map(drop)
+            }
+            NameChange::Parent(parent) => names.set_parent(blocks, parent),
+        }
+    }
+
     /// Adds a name; link counts are left to the caller.
     pub(crate) fn add_name(&mut self, dir: u32, name: &[u8], inode: u32, file_type: FileType) -> Result<()> {
         let dir = self.prepare_directory(dir)?;
-        let number = inode::entry_type(file_type);
-        self.change_names(dir, |names, blocks| names.add(blocks, name, inode, number))
+        let file_type = inode::entry_type(file_type);
+        self.change_names(dir, NameChange::Add { name, inode, file_type })
     }
 
     fn remove_name(&mut self, dir: u32, name: &[u8]) -> Result<()> {
         let dir = self.prepare_directory(dir)?;
-        self.change_names(dir, |names, blocks| names.remove(blocks, name)).map(drop)
+        self.change_names(dir, NameChange::Remove { name })
     }
 
     fn set_name(&mut self, dir: u32, name: &[u8], inode: u32, file_type: FileType) -> Result<()> {
         let dir = self.prepare_directory(dir)?;
-        let number = inode::entry_type(file_type);
-        self.change_names(dir, |names, blocks| names.set_entry(blocks, name, inode, number)).map(drop)
+        let file_type = inode::entry_type(file_type);
+        self.change_names(dir, NameChange::Lead { name, inode, file_type })
     }
 
     fn set_parent(&mut self, dir: u32, parent: u32) -> Result<()> {
         let dir = self.prepare_directory(dir)?;
         let (number, modified) = (dir.number, dir.modified);
-        self.change_names(dir, |names, blocks| names.set_parent(blocks, parent))?;
+        self.change_names(dir, NameChange::Parent(parent))?;
         // A directory that moves keeps the time of its own last change.
         let mut dir = self.directory(number)?;
         dir.modified = modified;
@@ -106,8 +120,9 @@ impl Ext4 {
 
     /// Whether a directory has room for one more directory in it.
     fn check_subdirectory(&self, dir: &Inode) -> Result<()> {
-        let uncounted =
-            self.superblock.features.has_ro_compat(ro_compat::DIR_NLINK) && dir.has_flag(flags::INDEX);
+        let features = &self.superblock.features;
+        let indexed = features.has_compat(compat::DIR_INDEX) && dir.has_flag(flags::INDEX);
+        let uncounted = features.has_ro_compat(ro_compat::DIR_NLINK) && indexed;
         if dir.links >= MAX_LINKS && !uncounted {
             return Err(Error::plain(ErrorKind::NoSpace, "the directory has as many directories as it can"));
         }

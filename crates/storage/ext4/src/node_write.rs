@@ -67,6 +67,7 @@ impl Ext4 {
     fn fill_new(&mut self, inode: &mut Inode, parent: &Inode, kind: &NodeKind) -> Result<()> {
         match kind {
             NodeKind::Regular => self.start_map(inode),
+            NodeKind::Directory if self.start_inline_directory(inode, parent.number)? => {}
             NodeKind::Directory => {
                 self.start_map(inode);
                 let size = self.superblock.block_size as usize;
@@ -133,11 +134,10 @@ impl Ext4 {
         self.free_inode(inode.number, directory)
     }
 
-    /// Refuses to change the names of a directory whose format is not understood, and moves inline names
-    /// into a block.
+    /// Refuses to change the names of a directory whose format is not understood.
     pub(crate) fn prepare_directory(&mut self, number: u32) -> Result<Inode> {
         self.check_writable()?;
-        let mut inode = self.directory(number)?;
+        let inode = self.directory(number)?;
         if inode.has_flag(flags::ENCRYPT) {
             return Err(Error::unsupported("changing the names in an encrypted directory"));
         }
@@ -146,55 +146,7 @@ impl Ext4 {
                 "changing the names in a directory that folds them in an unknown way",
             ));
         }
-        if inode.has_flag(flags::INLINE_DATA) {
-            self.move_inline_out(&mut inode)?;
-            self.put_inode(&inode)?;
-        }
         Ok(inode)
-    }
-
-    /// Moves inline content into blocks, so that it can be changed.
-    pub(crate) fn move_inline_out(&mut self, inode: &mut Inode) -> Result<()> {
-        if !inode.has_flag(flags::INLINE_DATA) {
-            return Ok(());
-        }
-        let before = inode.clone();
-        let content = self.inline_content(inode)?;
-        let mut attributes = self.attributes(inode)?;
-        if attributes.raw(crate::xattr::INLINE_DATA).is_some() {
-            attributes.remove_raw(crate::xattr::INLINE_DATA)?;
-        }
-        let first_block = if inode.is_directory() { Some(self.inline_names(inode)?) } else { None };
-        self.place_attributes(inode, &attributes)?;
-        inode.flags &= !flags::INLINE_DATA;
-        self.start_map(inode);
-        let result = match first_block {
-            Some(block) => self.add_first_block(inode, block),
-            None => self.write_blocks(inode, &content, 0).1,
-        };
-        if result.is_err() {
-            *inode = before;
-        }
-        result
-    }
-
-    /// The names of an inline directory as the block of a directory.
-    fn inline_names(&self, inode: &Inode) -> Result<Vec<u8>> {
-        let parent = u32::from_le_bytes([inode.block[0], inode.block[1], inode.block[2], inode.block[3]]);
-        let format = self.directory_format(inode);
-        let mut block = format.first_block(self.superblock.block_size as usize, inode.number, parent);
-        let mut result = Ok(true);
-        self.visit_inline(inode, &mut |name, inode, file_type| {
-            result = format.insert(&mut block, name, inode, file_type);
-            match result {
-                Ok(true) => std::ops::ControlFlow::Continue(()),
-                _ => std::ops::ControlFlow::Break(()),
-            }
-        })?;
-        match result? {
-            true => Ok(block),
-            false => Err(Error::plain(ErrorKind::NoSpace, "the inline names do not fit into a block")),
-        }
     }
 }
 

@@ -27,6 +27,16 @@ const MAX_FILE_BLOCKS: u64 = 1 << 16;
 /// The size of that magic and the checksum.
 const TAIL: usize = 8;
 
+/// A block of an orphan file without entries; `seed` is that of the file's checksums.
+pub(crate) fn empty_block(size: usize, block: u64, seed: Option<u32>) -> Vec<u8> {
+    let mut bytes = vec![0; size];
+    let at = size - TAIL;
+    let checksum = seed.map_or(0, |seed| crc32c(crc32c(seed, &block.to_le_bytes()), &bytes[..at]));
+    bytes[at..at + 4].copy_from_slice(&MAGIC.to_le_bytes());
+    bytes[at + 4..].copy_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
 impl Ext4 {
     /// Finishes what was under way.
     pub(crate) fn process_orphans(&mut self) -> Result<()> {

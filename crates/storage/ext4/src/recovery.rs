@@ -127,7 +127,9 @@ impl Ext4 {
         let mut superblock = Superblock::read(&*disk)?;
         superblock.features.check_writable()?;
         superblock.features.incompat &= !incompat::RECOVER;
+        let guard = self.cache.take_guard();
         *self = Self::assemble(disk, superblock, options)?;
+        self.cache.put_guard(guard);
         self.load_quota()?;
         fast_replay::apply(self, &recovery.fast_commits)?;
         // Everything is in its place before the journal forgets it: a crash in between replays it again.

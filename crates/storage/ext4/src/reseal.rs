@@ -137,7 +137,13 @@ fn reseal_content(
         }
         let orphans = volume.superblock.features.has_compat(compat::ORPHAN_FILE);
         if orphans && inode.number == volume.superblock.orphan_file_inode() {
-            reseal_orphans(volume, new, inode)?;
+            reseal_orphans(volume, inode, inode.checksum_seed(new))?;
+        }
+        // Last, because what comes before still follows the map.
+        if inode.has_flag(flags::EXTENTS) {
+            for block in maps::load(volume, inode)?.nodes {
+                extents::seal_block(volume.cache.modify(block)?, inode.checksum_seed(new));
+            }
         }
         // The map last: until here content is found by it.
         if inode.has_flag(flags::EXTENTS) {
@@ -210,16 +216,27 @@ pub(crate) fn seal_directory_block(
     Ok(())
 }
 
-fn reseal_orphans(volume: &mut Ext4, new: &Superblock, inode: &Inode) -> Result<()> {
+/// Seals a sound block of a directory whose inode numbers were changed.
+pub(crate) fn seal_again(format: &DirFormat, node: bool, logical: u32, block: &mut Vec<u8>) {
+    match (node, logical) {
+        (true, 0) => *block = htree::seal_root(format, std::mem::take(block)),
+        // Nodes but the root hold no inode numbers.
+        (true, _) => {}
+        (false, _) => format.seal(block),
+    }
+}
+
+/// Seals the blocks of the orphan file where they stand.
+pub(crate) fn reseal_orphans(volume: &mut Ext4, inode: &Inode, seed: Option<u32>) -> Result<()> {
     for logical in 0..inode.size.div_ceil(volume.block_size()).min(1 << 16) {
         let RunPlace::Written(block) = volume.run_at(inode, logical)?.place else { continue };
-        seal_orphan_block(volume.cache.modify(block)?, block, inode.checksum_seed(new));
+        seal_orphan_block(volume.cache.modify(block)?, block, seed);
     }
     Ok(())
 }
 
 /// Seals a block of the orphan file that stands at `number`.
-pub(crate) fn seal_orphan_block(bytes: &mut [u8], number: u64, seed: Option<u32>) {
+fn seal_orphan_block(bytes: &mut [u8], number: u64, seed: Option<u32>) {
     let at = bytes.len() - 8;
     let checksum = seed.map_or(0, |seed| crc32c(crc32c(seed, &number.to_le_bytes()), &bytes[..at]));
     if get_u32(bytes, at + 4) != checksum {

@@ -348,6 +348,11 @@ impl Superblock {
         self.raw.s_orphan_file_inum.get()
     }
 
+    /// The block that guards mounts, with the feature `mmp`.
+    pub(crate) fn mmp_block(&self) -> u64 {
+        self.raw.s_mmp_block.get()
+    }
+
     /// The inodes of the quota files of users, groups and projects; zero where there is none.
     pub(crate) fn quota_inodes(&self) -> [u32; 3] {
         let raw = &self.raw;
@@ -458,22 +463,7 @@ impl Superblock {
 
     /// Whether a group begins with a copy of the superblock.
     pub(crate) fn has_superblock(&self, group: u32) -> bool {
-        let power_of = |base: u32| {
-            let mut power = base;
-            while power < group {
-                power = power.saturating_mul(base);
-            }
-            power == group
-        };
-        if group == 0 {
-            true
-        } else if self.features.has_compat(compat::SPARSE_SUPER2) {
-            self.raw.s_backup_bgs.iter().any(|backup| backup.get() == group)
-        } else if self.features.has_ro_compat(ro_compat::SPARSE_SUPER) {
-            group == 1 || [3, 5, 7].into_iter().any(power_of)
-        } else {
-            true
-        }
+        keeps_superblock(&self.features, self.raw.s_backup_bgs.map(|backup| backup.get()), group)
     }
 
     /// How many blocks at a group's beginning hold the superblock and the descriptors, or are kept for more.
@@ -514,6 +504,27 @@ impl Superblock {
         let start = self.first_data_block + group * u64::from(self.blocks_per_group);
         let skip = u32::try_from(group).is_ok_and(|group| self.has_superblock(group));
         start + u64::from(skip)
+    }
+}
+
+/// Whether a group of a volume with these features begins with a copy of the superblock; `backups` are the groups
+/// that do with the feature `sparse_super2`.
+pub(crate) fn keeps_superblock(features: &Features, backups: [u32; 2], group: u32) -> bool {
+    let power_of = |base: u32| {
+        let mut power = base;
+        while power < group {
+            power = power.saturating_mul(base);
+        }
+        power == group
+    };
+    if group == 0 {
+        true
+    } else if features.has_compat(compat::SPARSE_SUPER2) {
+        backups.contains(&group)
+    } else if features.has_ro_compat(ro_compat::SPARSE_SUPER) {
+        group == 1 || [3, 5, 7].into_iter().any(power_of)
+    } else {
+        true
     }
 }
 

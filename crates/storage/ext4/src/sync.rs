@@ -8,9 +8,16 @@ impl Ext4 {
     /// Writes what owners use into the quota files, bitmaps' checksums into descriptors, descriptors and all other metadata into their blocks, and
     /// the superblock last.
     pub(crate) fn sync_volume(&mut self) -> Result<()> {
-        if !self.writable || !self.changed {
+        if !self.writable {
             return Ok(());
         }
+        if self.changed {
+            self.write_changes()?;
+        }
+        self.cache.release_guard(self.now.seconds)
+    }
+
+    fn write_changes(&mut self) -> Result<()> {
         self.write_quota()?;
         self.seal_bitmaps()?;
         self.groups.write(&mut self.cache, &self.superblock)?;

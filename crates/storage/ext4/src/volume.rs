@@ -22,12 +22,15 @@ pub struct Options {
     pub write: bool,
     /// How many bytes of metadata are kept in memory.
     pub metadata_cache: usize,
+    /// Whether multiple mount protection that says the volume is in use is overruled. Only for volumes that nobody
+    /// has open any more, such as after a crash.
+    pub ignore_mmp: bool,
 }
 
 impl Default for Options {
     /// Opens for reading, with 8 MiB of metadata in memory.
     fn default() -> Self {
-        Self { write: false, metadata_cache: 8 << 20 }
+        Self { write: false, metadata_cache: 8 << 20, ignore_mmp: false }
     }
 }
 
@@ -70,7 +73,8 @@ impl Ext4 {
     /// # Errors
     ///
     /// Kind `Corrupt` where there is no sound filesystem, `Unsupported` where it uses features that cannot be
-    /// read here or, opened for writing, that cannot be written.
+    /// read here or, opened for writing, that cannot be written, `InUse` where multiple mount protection says that
+    /// someone else has it open.
     pub fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Self> {
         let superblock = Superblock::read(&*disk)?;
         if options.write {
@@ -84,6 +88,7 @@ impl Ext4 {
             }
         }
         let mut volume = Self::assemble(disk, superblock, options)?;
+        volume.guard(options)?;
         volume.recover(options)?;
         if options.write {
             volume.check_clean()?;

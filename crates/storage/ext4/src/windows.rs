@@ -15,6 +15,8 @@ pub(crate) struct Windows {
     /// By the first cluster: the end, and the inode.
     ranges: BTreeMap<u64, (u64, u32)>,
     owners: HashMap<u32, u64>,
+    /// How many clusters all windows together have.
+    kept: u64,
 }
 
 impl Windows {
@@ -28,6 +30,7 @@ impl Windows {
         let before = self.ranges.range(..range.start).next_back();
         if range.start < end && before.is_none_or(|(_, (before, _))| *before <= range.start) {
             self.ranges.insert(range.start, (end, inode));
+            self.kept += end - range.start;
             self.owners.insert(inode, range.start);
         }
     }
@@ -35,8 +38,14 @@ impl Windows {
     /// Gives up what is kept for an inode.
     pub(crate) fn drop_of(&mut self, inode: u32) {
         if let Some(start) = self.owners.remove(&inode) {
-            self.ranges.remove(&start);
+            let end = self.ranges.remove(&start).map_or(start, |(end, _)| end);
+            self.kept -= end - start;
         }
+    }
+
+    /// How many clusters are kept for all files together.
+    pub(crate) fn kept(&self) -> u64 {
+        self.kept
     }
 
     /// Gives up everything; answers whether there was anything.
@@ -44,6 +53,7 @@ impl Windows {
         let any = !self.ranges.is_empty();
         self.ranges.clear();
         self.owners.clear();
+        self.kept = 0;
         any
     }
 
@@ -96,7 +106,9 @@ mod tests {
         windows.keep(1, 5..50);
         assert_eq!(windows.clear_run(0..100, 3, 1), Some((0, 5)));
         assert_eq!(windows.clear_run(5..25, 3, 1), None, "up to the next");
+        assert_eq!(windows.kept(), 20 + 5, "5..25 for the first, 25..30 for the second");
         assert!(windows.clear());
+        assert_eq!(windows.kept(), 0);
         assert!(!windows.clear());
     }
 }

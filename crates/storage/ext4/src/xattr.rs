@@ -15,7 +15,7 @@ use crate::dir_block::{get_u16, get_u32, put_u16, put_u32};
 use crate::error::{Error, ErrorKind, Place, Result};
 
 /// What both areas begin with.
-const MAGIC: u32 = 0xea02_0000;
+pub(crate) const MAGIC: u32 = 0xea02_0000;
 
 /// The size of the header of a block.
 const HEADER: usize = 32;
@@ -292,6 +292,14 @@ impl Attributes {
         Ok(())
     }
 
+    /// How many bytes of inline content the area in the inode has room for, behind the first 60; a multiple of four.
+    pub(crate) fn inline_room(&self) -> usize {
+        let others = self.inode.iter().filter(|attribute| !attribute.is(INLINE_DATA)).map(Attribute::space);
+        let entry = (ENTRY + INLINE_DATA.1.len()).next_multiple_of(4);
+        let used = INODE_HEADER + END + entry + others.sum::<usize>();
+        self.inode_room.saturating_sub(used) / 4 * 4
+    }
+
     fn inode_fits(&self, new: &Attribute) -> bool {
         let used: usize = self.inode.iter().map(Attribute::space).sum();
         INODE_HEADER + END + used + new.space() <= self.inode_room
@@ -483,7 +491,7 @@ pub(crate) fn outside_hash(name: &[u8], value_hash: u32, signed: bool) -> u32 {
 }
 
 /// The hash by which equal attributes are found.
-fn entry_hash(name: &[u8], value: &[u8]) -> u32 {
+pub(crate) fn entry_hash(name: &[u8], value: &[u8]) -> u32 {
     let hash = name.iter().fold(0_u32, |hash, &byte| hash.rotate_left(5) ^ u32::from(byte));
     value.chunks(4).fold(hash, |hash, chunk| {
         let mut word = [0; 4];

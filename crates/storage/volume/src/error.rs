@@ -27,6 +27,8 @@ enum Reason {
     NoPartition { number: u32 },
     #[error("partition {number} lies where the backup table must go")]
     NoRoom { number: u32 },
+    #[error("{what}")]
+    Invalid { what: &'static str },
 }
 
 impl Error {
@@ -72,6 +74,10 @@ impl Error {
         Self(Box::new(Reason::NoRoom { number }))
     }
 
+    pub(crate) fn invalid(what: &'static str) -> Self {
+        Self(Box::new(Reason::Invalid { what }))
+    }
+
     /// What sort of failure this is.
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
@@ -84,6 +90,7 @@ impl Error {
             Reason::TooLarge { .. } => ErrorKind::Unsupported,
             Reason::NoPartition { .. } => ErrorKind::NotFound,
             Reason::NoRoom { .. } => ErrorKind::NoSpace,
+            Reason::Invalid { .. } => ErrorKind::InvalidInput,
         }
     }
 

@@ -8,10 +8,12 @@ use crate::mbr::BootSector;
 use crate::table::check_partitions;
 use crate::{Damage, Error, Partition, PartitionTable, PartitionType, Result, Scheme};
 
+mod create;
 mod header;
 pub(crate) mod layout;
 mod repair;
 
+pub(crate) use create::create;
 use header::Copy;
 use layout::{LEGACY_BIOS_BOOTABLE, RawEntry};
 

@@ -24,6 +24,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod create;
 mod damage;
 mod error;
 mod gpt;
@@ -34,6 +35,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub use create::{NewPartition, NewTable};
 pub use damage::Damage;
 pub use error::{Error, ErrorKind, Result};
 pub use table::{Partition, PartitionTable, PartitionType, Scheme};

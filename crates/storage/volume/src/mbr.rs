@@ -7,8 +7,10 @@ use zerocopy::FromBytes;
 use crate::table::check_partitions;
 use crate::{Error, Partition, PartitionTable, PartitionType, Result, Scheme};
 
+mod create;
 pub(crate) mod layout;
 
+pub(crate) use create::create;
 use layout::{Entry, PROTECTIVE, SIGNATURE, Sector};
 
 /// MBR says nothing of its sector size; disks with one count in sectors of 512 bytes.

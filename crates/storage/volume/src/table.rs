@@ -30,6 +30,11 @@ impl PartitionType {
     /// The partition of a GPT where GRUB keeps its core image when it starts from a BIOS.
     pub const BIOS_BOOT: Self = Self::Gpt(Uuid::from_u128(0x21686148_6449_6e6f_744e_656564454649));
 
+    /// A filesystem of Linux, in a GPT.
+    pub const LINUX_FILESYSTEM: Self = Self::Gpt(Uuid::from_u128(0x0fc63daf_8483_4772_8e79_3d69d8477de4));
+    /// The root filesystem of Linux on x86-64, in a GPT, which systemd finds by itself.
+    pub const LINUX_ROOT_X86_64: Self = Self::Gpt(Uuid::from_u128(0x4f68bce3_e8cd_4db1_96e7_fbcaf984b709));
+
     /// Whether it only holds other partitions, as extended partitions of MBR do.
     pub fn is_container(self) -> bool {
         matches!(self, Self::Mbr(0x05 | 0x0f | 0x85))

@@ -4,11 +4,12 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use uuid::Uuid;
 use vmwright_disk::{Disk, MemDisk};
 use vmwright_judges::{need, output, run, tool};
 
 use crate::oracle::{self, small_gpt, small_mbr};
-use crate::{Damage, ErrorKind, PartitionTable, PartitionType, Scheme};
+use crate::{Damage, ErrorKind, NewPartition, NewTable, PartitionTable, PartitionType, Scheme};
 
 const MIB: u64 = 1 << 20;
 
@@ -470,5 +471,83 @@ proptest! {
         prop_assert_eq!(table.damage().len(), 1);
         let expected = read(small_gpt()).unwrap().unwrap();
         prop_assert_eq!(table.partitions(), expected.partitions());
+    }
+}
+
+fn two_partitions(scheme: Scheme) -> NewTable {
+    let types = match scheme {
+        Scheme::Gpt => [PartitionType::EFI_SYSTEM, PartitionType::LINUX_FILESYSTEM],
+        Scheme::Mbr => [PartitionType::Mbr(0xef), PartitionType::Mbr(0x83)],
+    };
+    let partition = |number: u128, start, len| NewPartition {
+        start,
+        len,
+        partition_type: types[number as usize],
+        id: Uuid::from_u128(7 + number),
+        name: format!("part {number}"),
+        bootable: number == 1,
+    };
+    let partitions = vec![partition(0, MIB, 3 * MIB), partition(1, 4 * MIB, 5 * MIB + 512)];
+    NewTable { scheme, id: Uuid::from_u128(0x1234_5678_9abc_def0_1234_5678_9abc_def0), partitions }
+}
+
+#[test]
+fn new_tables_are_what_sfdisk_and_sgdisk_read() {
+    need!("sfdisk", "sgdisk");
+    for scheme in [Scheme::Gpt, Scheme::Mbr] {
+        // Over whatever was there.
+        let old = Image::sfdisk(
+            12 * MIB,
+            if scheme == Scheme::Gpt { "label: dos\n,4M\n,\n" } else { "label: gpt\n,4M\n" },
+        );
+        let (memory, disk) = old.load();
+        let table = PartitionTable::create(&disk, &two_partitions(scheme)).unwrap();
+        assert!(table.damage().is_empty());
+        assert_eq!(table.scheme(), scheme);
+        assert_eq!(table.partitions().len(), 2);
+        old.store(&memory);
+        let json = run("sfdisk", ["--json".as_ref(), old.path.as_os_str()]);
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let shown = &json["partitiontable"];
+        for (number, (start, sectors)) in [(2048, 6144), (8192, 10241)].into_iter().enumerate() {
+            assert_eq!(shown["partitions"][number]["start"], start);
+            assert_eq!(shown["partitions"][number]["size"], sectors);
+        }
+        run("sfdisk", ["--verify".as_ref(), "-q".as_ref(), old.path.as_os_str()]);
+        match scheme {
+            Scheme::Gpt => {
+                assert_eq!(shown["label"], "gpt");
+                assert_eq!(shown["id"], "12345678-9ABC-DEF0-1234-56789ABCDEF0");
+                assert_eq!(shown["partitions"][1]["name"], "part 1");
+                let said = run("sgdisk", ["-v".as_ref(), old.path.as_os_str()]);
+                assert!(said.contains("No problems found"), "{said}");
+            }
+            Scheme::Mbr => {
+                assert_eq!(shown["label"], "dos");
+                assert_eq!(shown["id"], "0x12345678");
+                assert_eq!(shown["partitions"][1]["bootable"], true);
+            }
+        }
+    }
+}
+
+#[test]
+fn tables_that_do_not_fit_are_refused_and_change_nothing() {
+    type Change = fn(&mut NewTable);
+    let changes: [Change; 6] = [
+        |table| table.partitions[1].len = 8 * MIB,
+        |table| table.partitions[1].start = 2 * MIB,
+        |table| table.partitions[0].start = 512,
+        |table| table.partitions[0].len = 100,
+        |table| table.partitions[0].partition_type = PartitionType::Mbr(0x83),
+        |table| table.partitions[0].name = "n".repeat(37),
+    ];
+    for change in changes {
+        let mut table = two_partitions(Scheme::Gpt);
+        change(&mut table);
+        let (memory, disk) = disk(vec![0; 12 << 20]);
+        let error = PartitionTable::create(&disk, &table).map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert!(memory.to_bytes().iter().all(|byte| *byte == 0));
     }
 }

@@ -9,6 +9,7 @@
 //! come as a list for the layer that knows files.
 
 mod checksum;
+mod create;
 mod fast_commit;
 mod layout;
 #[cfg(any(test, feature = "test-util"))]
@@ -16,6 +17,7 @@ pub(crate) mod model;
 mod recover;
 mod superblock;
 
+pub(crate) use create::{NewJournal, new_superblock, with_user};
 pub(crate) use fast_commit::FastCommit;
 pub(crate) use recover::{Recovery, Replayed, recover};
 pub(crate) use superblock::JournalSuperblock;

@@ -6,7 +6,7 @@ use crate::layout::RawSuperblock;
 use crate::superblock::Superblock;
 
 /// How many blocks beside its metadata a last group must have to be worth it.
-const WORTH: u64 = 50;
+pub(super) const WORTH: u64 = 50;
 
 /// The largest number of blocks without `64bit`.
 const NARROW: u64 = 1 << 32;

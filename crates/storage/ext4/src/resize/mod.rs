@@ -10,9 +10,12 @@
 
 mod geometry;
 mod grow;
+mod minimum;
 mod placing;
+mod relocate;
+mod renumber;
 pub(crate) mod reserved;
-#[allow(dead_code)] // Shrinking takes blocks.
+mod shrink;
 pub(crate) mod space;
 
 use std::sync::Arc;
@@ -54,7 +57,7 @@ impl Default for Options {
 
 impl Options {
     fn volume(&self) -> volume::Options {
-        volume::Options { write: true, metadata_cache: self.metadata_cache }
+        volume::Options { write: true, metadata_cache: self.metadata_cache, ..Default::default() }
     }
 }
 
@@ -100,30 +103,50 @@ pub fn resize(disk: Arc<dyn Disk>, to: Target, options: &Options) -> Result<Resi
     if let Some(now) = options.now {
         volume.now = now;
     }
-    let block_size = u64::from(volume.superblock.block_size);
-    let bytes = match to {
-        Target::Bytes(bytes) => bytes,
-        Target::Disk => disk.len(),
-        Target::Minimum => return Err(Error::unsupported("shrinking")),
+    let old = volume.superblock.clone();
+    let block_size = u64::from(old.block_size);
+    let blocks = match to {
+        Target::Bytes(bytes) if bytes > disk.len() => {
+            let problem = "the disk is shorter than the filesystem shall be";
+            return Err(Error::plain(ErrorKind::InvalidInput, problem));
+        }
+        Target::Bytes(bytes) => bytes / block_size,
+        Target::Disk => disk.len() / block_size,
+        Target::Minimum => minimum::blocks(&volume)?.min(old.blocks),
     };
-    if bytes > disk.len() {
-        return Err(Error::plain(
-            ErrorKind::InvalidInput,
-            "the disk is shorter than the filesystem shall be",
-        ));
-    }
-    let old_blocks = volume.superblock.blocks;
-    let new = geometry::resized(&volume.superblock, bytes / block_size, disk.len())?;
-    let new_blocks = new.blocks;
-    let done =
-        Resized { block_size: new.block_size, old_blocks, new_blocks, moved_blocks: 0, moved_inodes: 0 };
-    if new_blocks < old_blocks {
-        return Err(Error::unsupported("shrinking"));
-    }
-    if new_blocks > old_blocks {
+    let too_small = |volume: &Ext4| Ok(Error::too_small(minimum::blocks(volume)?.saturating_mul(block_size)));
+    let new = match geometry::resized(&old, blocks, disk.len()) {
+        Err(error) if error.kind() == ErrorKind::NoSpace => return Err(too_small(&volume)?),
+        new => new?,
+    };
+    let mut done = Resized {
+        block_size: new.block_size,
+        old_blocks: old.blocks,
+        new_blocks: new.blocks,
+        moved_blocks: 0,
+        moved_inodes: 0,
+    };
+    if new.blocks > old.blocks {
         grow::grow(disk, volume, new, options)?;
+    } else if new.blocks < old.blocks {
+        if new.blocks < minimum::blocks(&volume)? {
+            return Err(too_small(&volume)?);
+        }
+        (done.moved_blocks, done.moved_inodes) = shrink::shrink(volume, new)?;
     }
     Ok(done)
+}
+
+/// The fewest bytes that the volume on a disk can be shrunk to, as far as can be told without trying. Nothing
+/// is written; a journal with changes is followed in memory.
+///
+/// # Errors
+///
+/// As [`Ext4::open`] for reading.
+pub fn minimum(disk: Arc<dyn Disk>) -> Result<u64> {
+    let volume = Ext4::open(disk, volume::Options::default())?;
+    let blocks = minimum::blocks(&volume)?.min(volume.superblock.blocks);
+    Ok(blocks.saturating_mul(volume.superblock.block_size.into()))
 }
 
 /// Brings everything that hangs on the changes up to date and writes it: bitmaps' checksums and counts,

@@ -92,6 +92,17 @@ pub(crate) fn metadata(volume: &Ext4) -> Ranges {
     Ranges::new(ranges)
 }
 
+/// How many bits of a range are clear.
+fn clear_in(bits: &[u8], from: u32, to: u32) -> u32 {
+    let (mut count, mut at) = (0, from);
+    while at < to {
+        let free = bitmap::find(bits, at, to, false);
+        at = bitmap::find(bits, free, to, true);
+        count += at - free;
+    }
+    count
+}
+
 impl Space {
     /// Looks at a volume in which `forbidden` is to become free of everything.
     pub(crate) fn new(volume: &Ext4, forbidden: Ranges) -> Self {
@@ -183,21 +194,23 @@ impl Space {
     pub(crate) fn mark(&mut self, volume: &mut Ext4, range: &Range<u64>, taken: bool) -> Result<()> {
         Self::in_groups(volume, range, &mut |volume, group, from, to| {
             let block = self.bitmap(volume, group)?;
-            bitmap::fill(volume.cache.modify(block)?, from, to, taken);
+            let to = to.min(Self::clusters(volume, group));
+            let bits = volume.cache.modify(block)?;
+            let clear = clear_in(bits, from, to);
+            bitmap::fill(bits, from, to, taken);
+            let descriptor = volume.groups.modify(group)?;
+            descriptor.free_blocks = match taken {
+                true => descriptor.free_blocks.saturating_sub(clear),
+                false => descriptor.free_blocks.saturating_add((to - from) - clear),
+            };
             self.changed.insert(group);
             Ok(())
         })
     }
 
-    /// Whether every cluster of a range is free.
-    pub(crate) fn is_free(&mut self, volume: &mut Ext4, range: &Range<u64>) -> Result<bool> {
-        let mut free = true;
-        Self::in_groups(volume, range, &mut |volume, group, from, to| {
-            let block = self.bitmap(volume, group)?;
-            free &= bitmap::find(&volume.cache.read(block)?, from, to, true) == to;
-            Ok(())
-        })?;
-        Ok(free)
+    /// Makes sure that a group has a bitmap.
+    pub(crate) fn touch(&mut self, volume: &mut Ext4, group: u32) -> Result<()> {
+        self.bitmap(volume, group).map(|_| ())
     }
 
     /// Takes a run of up to `want` blocks that begins with a cluster, as near behind the last one as there is;
@@ -219,9 +232,23 @@ impl Space {
         Err(Error::plain(ErrorKind::NoSpace, "the filesystem has too few free blocks"))
     }
 
-    /// Takes `want` blocks that are neighbours, or none.
-    pub(crate) fn take_whole(&mut self, volume: &mut Ext4, want: u64) -> Result<Option<Range<u64>>> {
-        let found = self.find(volume, want, want)?;
+    /// Takes `want` blocks that are neighbours, or none; in one group, where it matters which.
+    pub(crate) fn take_whole(
+        &mut self,
+        volume: &mut Ext4,
+        want: u64,
+        group: Option<u32>,
+    ) -> Result<Option<Range<u64>>> {
+        let want = want.next_multiple_of(volume.superblock.cluster_blocks.into());
+        let found = match group {
+            None => self.find(volume, want, want)?,
+            Some(group) => {
+                let mut open = None;
+                let found = self.find_in(volume, group, 0, want, want, &mut open)?;
+                found.or(open.filter(|open| open.end - open.start >= want))
+            }
+        };
+        let found = found.map(|found| found.start..found.start + want);
         if let Some(found) = &found {
             self.mark(volume, found, true)?;
         }
@@ -261,7 +288,7 @@ impl Space {
         let start = volume.superblock.group_start(group);
         let end = start + u64::from(volume.superblock.group_blocks(group));
         let usable = !matches!(self.forbidden.step(&(start..end)), (true, len) if len == end - start);
-        let empty = volume.groups.get(group)?.free_blocks == 0 && !self.changed.contains(&group);
+        let empty = volume.groups.get(group)?.free_blocks == 0;
         if !usable || empty {
             return Ok(open.take().filter(|open| open.end - open.start >= least));
         }
@@ -296,6 +323,12 @@ impl Space {
             }
             at = taken;
         }
+    }
+
+    /// Forgets a group that is no more.
+    pub(crate) fn forget_group(&mut self, group: u32) {
+        self.ready.remove(&group);
+        self.changed.remove(&group);
     }
 
     /// Brings counts and checksums of the changed groups up to date.

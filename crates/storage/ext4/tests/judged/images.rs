@@ -67,6 +67,8 @@ pub(crate) const KINDS: &[Kind] = &[
         "quota_values",
         &["-t", "ext4", "-b", "1024", "-O", "quota,ea_inode", "-E", "quotatype=usrquota:grpquota"],
     ),
+    kind("mmp", &["-t", "ext4", "-O", "mmp"]),
+    kind("mmp_plain", &["-t", "ext4", "-O", "mmp,^metadata_csum"]),
     unmountable("quota_1k", &["-t", "ext4", "-b", "1024", "-O", "quota,^extent,^64bit"]),
     kind("ea_inode_1k", &["-t", "ext4", "-O", "ea_inode,^metadata_csum", "-b", "1024"]),
     kind("ea_inode_small", &["-t", "ext2", "-O", "ea_inode", "-I", "128"]),

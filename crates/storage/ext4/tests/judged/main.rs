@@ -6,12 +6,15 @@ mod damage;
 mod describing;
 mod folding;
 mod images;
+mod inline;
 mod journals;
+mod mmp;
 #[path = "../oracle/mod.rs"]
 mod oracle;
 mod populate;
 mod quota;
 mod random;
+mod ranges;
 mod reading;
 mod seals;
 mod tree;

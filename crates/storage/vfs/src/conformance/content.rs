@@ -124,6 +124,10 @@ pub(super) fn space_past_the_end_is_kept_or_refused(fs: &mut dyn FileSystem, roo
 pub(super) fn what_cannot_be_taken_changes_nothing(fs: &mut dyn FileSystem, root: InodeNumber) {
     let inode = fs.create(root, b"file", &file()).unwrap();
     fs.write_at(inode, b"content", 0).unwrap();
+    if fs.statfs().unwrap().blocks > 0 {
+        // Little content may be kept without a block of its own; from here on it has one.
+        fs.allocate(inode, 0, 7, false).unwrap();
+    }
     let (before, space) = (fs.metadata(inode).unwrap(), fs.statfs().unwrap());
     fails(ErrorKind::InvalidInput, fs.allocate(inode, 0, 0, false));
     fails(ErrorKind::InvalidInput, fs.allocate(inode, 0, u64::MAX, false));
