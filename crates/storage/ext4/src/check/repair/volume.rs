@@ -20,11 +20,15 @@ const LOST_AND_FOUND: &[u8] = b"lost+found";
 /// nothing behind.
 const CACHE: usize = 256 << 20;
 
+fn options() -> Options {
+    Options { metadata_cache: CACHE, ..Options::writable() }
+}
+
 fn open(disk: &Arc<dyn Disk>) -> Result<Ext4> {
     let superblock = Superblock::read(&**disk)?;
     superblock.features.check_writable()?;
     superblock.check_clusters()?;
-    Ext4::assemble(disk.clone(), superblock, Options { write: true, metadata_cache: CACHE })
+    Ext4::assemble(disk.clone(), superblock, options())
 }
 
 /// Does what every mount does first: replays the journal and finishes what was under way. Where the volume
@@ -32,7 +36,7 @@ fn open(disk: &Arc<dyn Disk>) -> Result<Ext4> {
 pub(super) fn recover(disk: &Arc<dyn Disk>) {
     let replay = || {
         let mut volume = open(disk)?;
-        volume.recover(Options { write: true, metadata_cache: CACHE })?;
+        volume.recover(options())?;
         volume.sync_volume()
     };
     let finish = || {
