@@ -193,8 +193,8 @@ fn volumes_of_kinds_we_cannot_write_are_refused() {
 #[test]
 fn a_volume_filled_to_the_last_block_stays_sound() {
     need!("mke2fs", "e2fsck", "debugfs");
-    for kind in ["default", "1k", "ext2", "ext3", "seed"] {
-        let image = Image::make(named(kind), 16);
+    for kind in ["default", "1k", "ext2", "ext3", "seed", "bigalloc", "bigalloc_64k", "bigalloc_1k"] {
+        let image = Image::make(named(kind), if kind == "bigalloc_64k" { 12 } else { 16 });
         let mut volume = open(&image);
         let root = volume.root();
         let mut full = 0;
