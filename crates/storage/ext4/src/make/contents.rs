@@ -207,9 +207,9 @@ impl<'a> Contents<'a> {
         root.links = 3;
         root.permissions = self.options.root_mode & 0o7777;
         (root.uid, root.gid) = self.options.root_owner;
+        let format = self.format(&root);
         let goal = self.goal(ROOT_INODE);
         let runs = self.lay(&mut root, goal, 1)?;
-        let format = self.format(&root);
         let mut block = format.first_block(size, ROOT_INODE, ROOT_INODE);
         format.insert(&mut block, b"lost+found", FIRST_INODE, TYPE_DIRECTORY)?;
         self.put(&runs, &block);
@@ -219,6 +219,9 @@ impl<'a> Contents<'a> {
         lost.links = 2;
         lost.permissions = 0o700;
         let blocks = (LOST_FOUND / self.block_size()).clamp(2, 12);
+        // mke2fs begins it within its inode, which then counts as a block.
+        let inline = self.superblock.features.has_incompat(incompat::INLINE_DATA);
+        let blocks = blocks - u64::from(inline && blocks > 1);
         let goal = self.goal(FIRST_INODE);
         let runs = self.lay(&mut lost, goal, blocks)?;
         let format = self.format(&lost);

@@ -28,6 +28,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 use vmwright_disk::Disk;
+use vmwright_vfs::XattrMode;
 
 pub use self::features::FeatureEdits;
 use self::geometry::Geometry;
@@ -37,8 +38,10 @@ use self::tables::Tables;
 use self::write::{Gather, Planned};
 use crate::error::{Error, ErrorKind, Result};
 use crate::features::{compat, incompat};
+use crate::inode::ROOT_INODE;
 use crate::layout::RawSuperblock;
 use crate::superblock::Superblock;
+use crate::volume::{Ext4, Options};
 
 /// `s_creator_os` of the Hurd, which knows fewer features.
 const HURD: u32 = 1;
@@ -143,7 +146,20 @@ pub fn make(disk: Arc<dyn Disk>, options: &MakeOptions) -> Result<Made> {
     };
     space.use_clusters(geometry.cluster_blocks.into());
     let plan = Plan { options, geometry, raw, space, tables };
-    plan.carry_out(&*disk)
+    let made = plan.carry_out(&*disk)?;
+    if let Some(label) = &options.root_selinux {
+        label_root(disk, label, options)?;
+    }
+    Ok(made)
+}
+
+/// Gives the root directory its label of SELinux.
+fn label_root(disk: Arc<dyn Disk>, label: &[u8], options: &MakeOptions) -> Result<()> {
+    let mut volume = Ext4::open(disk, Options::writable())?;
+    volume.now = options.now;
+    let root = volume.inode(ROOT_INODE)?;
+    volume.set_attribute(root, b"security.selinux", label, XattrMode::Set)?;
+    volume.sync_volume()
 }
 
 /// A volume whose groups are laid out.
@@ -215,14 +231,15 @@ impl Plan<'_> {
             len - taken.map(|range| range.end - range.start).sum::<u64>()
         };
         let last = superblock.groups - 1;
-        let start = match self.geometry.log_flex > 0 && group > flex {
+        let (start, end) = match self.geometry.log_flex > 0 && group > flex {
             true => {
                 let first = group & !(flex - 1);
-                (first..=last).find(|group| free(*group) > 0).unwrap_or(0)
+                let start = (first..=last).find(|group| free(*group) > 0).unwrap_or(0);
+                (start, start + 1)
             }
-            false => group.saturating_sub(1),
+            false => (group.saturating_sub(1), group + 1),
         };
-        let end = (group + 1).min(last);
+        let end = end.min(last);
         let mut best = start;
         for other in start + 1..=end {
             if free(other) > free(best) {

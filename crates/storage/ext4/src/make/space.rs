@@ -34,20 +34,28 @@ impl Space {
     /// Takes blocks, free ones or not.
     pub(super) fn take(&mut self, start: u64, len: u64) {
         let end = start.saturating_add(len).next_multiple_of(self.cluster).min(self.blocks);
-        let mut start = (start - start % self.cluster).max(self.first);
-        let mut end = end.max(start);
-        if let Some((&before, &before_end)) = self.taken.range(..=start).next_back()
-            && before_end >= start
-        {
-            start = before;
-            end = end.max(before_end);
+        let start = (start - start % self.cluster).max(self.first);
+        if start >= end {
+            return;
         }
-        while let Some((&next, &next_end)) = self.taken.range(start..=end).next() {
+        // Almost always what is taken continues what was taken before.
+        let (from, end) = match self.taken.range_mut(..=start).next_back() {
+            Some((&before, before_end)) if *before_end >= start => {
+                *before_end = end.max(*before_end);
+                (before, *before_end)
+            }
+            _ => {
+                self.taken.insert(start, end);
+                (start, end)
+            }
+        };
+        let mut last = end;
+        while let Some((&next, &next_end)) = self.taken.range(from + 1..=last).next() {
             self.taken.remove(&next);
-            end = end.max(next_end);
+            last = last.max(next_end);
         }
-        if start < end {
-            self.taken.insert(start, end);
+        if last > end {
+            self.taken.insert(from, last);
         }
     }
 

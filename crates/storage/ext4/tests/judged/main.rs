@@ -8,6 +8,7 @@ mod folding;
 mod images;
 mod inline;
 mod journals;
+mod making;
 mod mmp;
 #[path = "../oracle/mod.rs"]
 mod oracle;
