@@ -10,6 +10,7 @@ mod completion;
 mod disk;
 mod doctor;
 mod failure;
+mod fs;
 mod gate;
 mod guest;
 mod opening;
@@ -45,6 +46,9 @@ enum Noun {
     /// Look at and change what is inside a disk
     #[command(subcommand)]
     Guest(guest::Verb),
+    /// Make, check, resize and tune the filesystem on one volume of a disk
+    #[command(subcommand)]
+    Fs(fs::Verb),
     /// Boot a disk, run a command in it, and throw the changes away
     Run(run::Args),
     /// Manage machines that stay
@@ -71,6 +75,7 @@ fn dispatch(noun: Noun) -> anyhow::Result<ExitCode> {
     match noun {
         Noun::Disk(verb) => disk::run(verb),
         Noun::Guest(verb) => guest::run(verb),
+        Noun::Fs(verb) => fs::run(verb),
         Noun::Run(args) => Ok(run::run(args).unwrap_or_else(|error| failure::report_around_guest(&error))),
         Noun::Vm(verb) => vm::run(verb),
         Noun::Doctor(args) => doctor::run(&args),

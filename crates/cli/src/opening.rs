@@ -138,21 +138,22 @@ fn refuse_pending(image: &Path, options: &TransactionOptions) -> anyhow::Result<
 
 /// Writes what a transaction would write.
 pub(crate) fn print_plan(plan: &Plan) -> anyhow::Result<()> {
+    plan_lines(plan).iter().try_for_each(line)
+}
+
+/// What a transaction would write, in words.
+pub(crate) fn plan_lines(plan: &Plan) -> Vec<String> {
     if plan.files.is_empty() {
-        return line("nothing would be written");
+        return vec!["nothing would be written".to_owned()];
     }
-    for file in &plan.files {
+    let words = |file: &vmwright_disk::FilePlan| {
         let grown = match file.new_len.cmp(&file.old_len) {
             std::cmp::Ordering::Equal => String::new(),
             _ => format!(", from {} to {} bytes long", file.old_len, file.new_len),
         };
         let zeroed = if file.zeroed > 0 { format!(", zero {}", size(file.zeroed)) } else { String::new() };
-        line(format!(
-            "would write {} in {} places{zeroed}{grown}: {}",
-            size(file.written),
-            file.records,
-            file.path.display()
-        ))?;
-    }
-    Ok(())
+        let (written, records, path) = (size(file.written), file.records, file.path.display());
+        format!("would write {written} in {records} places{zeroed}{grown}: {path}")
+    };
+    plan.files.iter().map(words).collect()
 }

@@ -1,6 +1,6 @@
 //! `vmwright disk …`: images as wholes.
 
-mod bar;
+pub(crate) mod bar;
 mod bitmap;
 mod check;
 mod checksum;

@@ -44,6 +44,7 @@
 mod detect;
 mod error;
 mod free;
+pub mod fs;
 mod fstab;
 mod guest;
 mod inspect;

@@ -4,7 +4,7 @@ use vmwright_vfs::{FileSystem, Root, Timestamp};
 
 use crate::fstab::{self, FstabEntry};
 use crate::guest::{Mode, OpenOptions};
-use crate::volume::OpenVolume;
+use crate::volume::{OpenVolume, wanted};
 use crate::{Error, Result};
 
 /// The longest `/etc/fstab` that is read.
@@ -46,7 +46,7 @@ pub(crate) fn compose(volumes: &[OpenVolume], options: &OpenOptions<'_>) -> Resu
     Ok(composed)
 }
 
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
     Timestamp { seconds, nanoseconds: since.subsec_nanos() }
@@ -55,7 +55,7 @@ fn now() -> Timestamp {
 /// Picks the volume that is the root: the one asked for, the only operating system, or the only filesystem.
 fn choose(volumes: &[OpenVolume], options: &OpenOptions<'_>) -> Result<(usize, bool)> {
     if let Some(name) = options.root {
-        let index = volumes.iter().position(|open| open.volume.answers_to(name));
+        let index = volumes.iter().position(|open| open.volume.answers_to(&wanted(name)));
         let index = index.ok_or_else(|| Error::no_such_volume(name, devices(volumes.iter())))?;
         let volume = &volumes[index].volume;
         if !volume.holds_ext() {

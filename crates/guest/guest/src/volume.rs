@@ -67,6 +67,12 @@ impl Volume {
     }
 }
 
+/// The name that a user means: one without a folder or a tag is that of a device.
+pub(crate) fn wanted(name: &str) -> String {
+    let bare = !name.contains(['/', '=']);
+    if bare { format!("/dev/{name}") } else { name.to_owned() }
+}
+
 /// Splits `UUID=x` and `/dev/disk/by-uuid/x` alike into tag and value.
 fn split_tag(name: &str) -> Option<(&'static str, &str)> {
     const TAGS: [(&str, &str, &str); 4] = [

@@ -18,10 +18,8 @@ pub fn paths_of(fs: &dyn FileSystem, inode: InodeNumber, limit: usize) -> Result
         return Ok(vec![b"/".to_vec()]);
     }
     let absent = || Error::new(ErrorKind::NotFound, "no path leads to the inode");
-    let metadata = fs.metadata(inode)?;
-    // The links of a directory are its own and its children's, but it has one name.
-    let links = if metadata.file_type == FileType::Directory { 1 } else { metadata.links as usize };
-    let wanted = links.clamp(1, limit.max(1));
+    // How many names there are is known once there is one: any number may be asked for.
+    let mut wanted = 1;
     // Each directory, with its name and the place of its parent in this list.
     let mut directories = vec![(root, Vec::new(), 0)];
     // A damaged filesystem may have directories within themselves.
@@ -30,16 +28,28 @@ pub fn paths_of(fs: &dyn FileSystem, inode: InodeNumber, limit: usize) -> Result
     while at < directories.len() && found.len() < wanted {
         let directory = directories[at].0;
         fs.read_dir(directory, &mut |entry| {
-            if entry.inode == inode {
+            let is_wanted = entry.inode == inode;
+            if is_wanted {
                 found.push(path(&directories, at, &entry.name));
             } else if entry.file_type == FileType::Directory && seen.insert(entry.inode) {
                 directories.push((entry.inode, entry.name, at));
+            }
+            if found.len() == 1 && is_wanted {
+                wanted = names_of(fs, inode).clamp(1, limit.max(1));
             }
             if found.len() < wanted { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         at += 1;
     }
     if found.is_empty() { Err(absent()) } else { Ok(found) }
+}
+
+/// How many names an inode has. The links of a directory are its own and its children's, but it has one name.
+fn names_of(fs: &dyn FileSystem, inode: InodeNumber) -> usize {
+    match fs.metadata(inode) {
+        Ok(metadata) if metadata.file_type != FileType::Directory => metadata.links as usize,
+        _ => 1,
+    }
 }
 
 fn path(directories: &[(InodeNumber, Vec<u8>, usize)], mut at: usize, name: &[u8]) -> Vec<u8> {

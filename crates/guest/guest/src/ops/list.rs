@@ -80,7 +80,7 @@ impl Listed {
     }
 }
 
-fn kind_name(file_type: FileType) -> &'static str {
+pub(crate) fn kind_name(file_type: FileType) -> &'static str {
     match file_type {
         FileType::Regular => "file",
         FileType::Directory => "directory",

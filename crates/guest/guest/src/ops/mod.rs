@@ -17,6 +17,7 @@ pub use copy_in::copy_in;
 pub use copy_out::copy_out;
 pub use edit::{Substitution, edit, substitute};
 pub use files::{cat, hard_link, mkdir, remove, rename, symlink, write};
+pub(crate) use list::kind_name;
 pub use list::{Listed, list, stat};
 pub use sizes::{CopyOptions, CopySummary};
 pub use table::{Argument, Operation, TABLE, Value};
