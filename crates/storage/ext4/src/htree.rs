@@ -143,7 +143,8 @@ impl Node {
         root
     }
 
-    fn limit(&self) -> usize {
+    /// How many entries there is room for.
+    pub(crate) fn limit(&self) -> usize {
         get_u16(&self.block, self.entries).into()
     }
 

@@ -41,6 +41,10 @@ impl DirBlocks for ReadBlocks<'_> {
     fn read(&self, logical: u32) -> Result<Vec<u8>> {
         self.volume.read_directory_block(self.inode, logical)
     }
+
+    fn next(&self, from: u32) -> Result<Option<u32>> {
+        self.volume.next_directory_block(self.inode, from)
+    }
 }
 
 /// The blocks of a directory that is changed. Its inode changes with it and is left to the caller to write.
@@ -57,10 +61,17 @@ impl DirBlocks for WriteBlocks<'_> {
     fn read(&self, logical: u32) -> Result<Vec<u8>> {
         self.volume.read_directory_block(self.inode, logical)
     }
+
+    fn next(&self, from: u32) -> Result<Option<u32>> {
+        self.volume.next_directory_block(self.inode, from)
+    }
 }
 
 impl DirBlocksMut for WriteBlocks<'_> {
     fn write(&mut self, logical: u32, block: &[u8]) -> Result<()> {
+        if self.volume.run_at(self.inode, logical.into())?.place == RunPlace::Hole {
+            self.append_one(logical)?;
+        }
         let at = self.volume.directory_block(self.inode, logical)?;
         self.volume.cache.put(at, block.to_vec())
     }
@@ -125,6 +136,19 @@ impl Ext4 {
     fn read_directory_block(&self, inode: &Inode, logical: u32) -> Result<Vec<u8>> {
         let block = self.directory_block(inode, logical)?;
         Ok(self.cache.read(block)?.to_vec())
+    }
+
+    /// The first block of a directory from `from` on that is not in a hole.
+    fn next_directory_block(&self, inode: &Inode, from: u32) -> Result<Option<u32>> {
+        let (mut at, count) = (u64::from(from), u64::from(self.directory_blocks(inode)));
+        while at < count {
+            let run = self.run_at(inode, at)?;
+            if run.place != RunPlace::Hole {
+                return Ok(u32::try_from(at).ok());
+            }
+            at = at.saturating_add(run.len);
+        }
+        Ok(None)
     }
 
     /// How a directory keeps its names.
@@ -209,3 +233,6 @@ impl Ext4 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

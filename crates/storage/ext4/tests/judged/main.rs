@@ -10,6 +10,7 @@ mod inline;
 mod journals;
 mod making;
 mod mmp;
+mod names;
 #[path = "../oracle/mod.rs"]
 mod oracle;
 mod populate;
