@@ -223,6 +223,11 @@ impl Features {
         }
     }
 
+    /// The names of these features, for an error.
+    pub(crate) fn name_list(&self) -> FeatureNames {
+        FeatureNames { known: self.names(), unknown: 0 }
+    }
+
     /// The names of all features, for messages and listings.
     pub(crate) fn names(&self) -> Vec<&'static str> {
         let pairs =

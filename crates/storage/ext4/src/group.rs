@@ -240,6 +240,11 @@ pub(crate) fn encode(superblock: &Superblock, number: u32, group: &Group, bytes:
         raw.bg_itable_unused_lo.set(group.itable_unused as u16);
         raw.bg_itable_unused_hi.set((group.itable_unused >> 16) as u16);
         raw.bg_flags.set(group.flags);
+    } else {
+        raw.bg_itable_unused_lo.set(0);
+        raw.bg_itable_unused_hi.set(0);
+        raw.bg_flags.set(0);
+        raw.bg_checksum.set(0);
     }
     if superblock.features.metadata_csum() {
         raw.bg_block_bitmap_csum_lo.set(group.block_bitmap_csum as u16);

@@ -350,7 +350,7 @@ impl Plan<'_> {
 }
 
 /// How many blocks the journal has where nobody says; `None` for a volume that is too small for one.
-fn usual_journal(blocks: u64) -> Option<u64> {
+pub(crate) fn usual_journal(blocks: u64) -> Option<u64> {
     const TABLE: [(u64, u64); 8] = [
         (32 << 10, 1024),
         (256 << 10, 4096),

@@ -13,7 +13,7 @@ mod grow;
 mod minimum;
 mod placing;
 mod relocate;
-mod renumber;
+pub(crate) mod renumber;
 pub(crate) mod reserved;
 mod shrink;
 pub(crate) mod space;
@@ -26,6 +26,7 @@ use vmwright_vfs::Timestamp;
 use crate::copies;
 use crate::error::{Error, ErrorKind, Result};
 use crate::volume::{self, Ext4};
+pub(crate) use grow::free_heads;
 use space::Space;
 
 /// The size that a volume shall have.
@@ -132,7 +133,11 @@ pub fn resize(disk: Arc<dyn Disk>, to: Target, options: &Options) -> Result<Resi
         if new.blocks < minimum::blocks(&volume)? {
             return Err(too_small(&volume)?);
         }
-        (done.moved_blocks, done.moved_inodes) = shrink::shrink(volume, new)?;
+        let moved = shrink::shrink(volume, new)?;
+        (done.moved_blocks, done.moved_inodes) = (moved.blocks, moved.inodes);
+        if !moved.sectors.is_empty() {
+            shrink::count(Ext4::open(disk, options.volume())?, &moved)?;
+        }
     }
     Ok(done)
 }

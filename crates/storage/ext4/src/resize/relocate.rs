@@ -20,6 +20,8 @@ pub(crate) struct Mover {
     pub(crate) old_numbers: HashMap<u32, u32>,
     /// Where blocks of attributes went, which several inodes may share.
     xattr_blocks: HashMap<u64, u64>,
+    /// Inodes whose maps need more or less room now, with the sectors that they had, where that is counted.
+    pub(crate) sectors: Option<Vec<(u32, u64)>>,
     /// How many blocks moved.
     pub(crate) moved: u64,
     /// The cluster that the last run ended in, and where it went: the next run may begin in it.
@@ -28,8 +30,9 @@ pub(crate) struct Mover {
 
 impl Mover {
     /// Begins with the inodes that have new numbers.
-    pub(crate) fn new(old_numbers: HashMap<u32, u32>) -> Self {
-        Self { old_numbers, xattr_blocks: HashMap::new(), moved: 0, last_cluster: None }
+    pub(crate) fn new(old_numbers: HashMap<u32, u32>, quota: bool) -> Self {
+        let sectors = quota.then(Vec::new);
+        Self { old_numbers, sectors, xattr_blocks: HashMap::new(), moved: 0, last_cluster: None }
     }
 
     /// Moves what an inode has in the way, and makes its map one of its present number.
@@ -88,7 +91,11 @@ impl Mover {
         }
         let unit = u64::from(volume.superblock.cluster_blocks) * (volume.block_size() / 512);
         let (had, has) = (map.nodes.len() as u64 * unit, needed * unit);
-        inode.sectors = inode.sectors.saturating_add(has).saturating_sub(had);
+        let before = inode.sectors;
+        inode.sectors = before.saturating_add(has).saturating_sub(had);
+        if let Some(list) = self.sectors.as_mut().filter(|_| before != inode.sectors) {
+            list.push((inode.number, before));
+        }
         Ok(true)
     }
 

@@ -92,7 +92,14 @@ impl Numbers {
         Ok(())
     }
 
-    fn take(&mut self, volume: &mut Ext4, space: &mut Space, kept: u32, directory: bool) -> Result<u32> {
+    /// Takes a free inode in one of the groups before `kept`.
+    pub(crate) fn take(
+        &mut self,
+        volume: &mut Ext4,
+        space: &mut Space,
+        kept: u32,
+        directory: bool,
+    ) -> Result<u32> {
         let per_group = volume.superblock.inodes_per_group;
         self.cursor = self.cursor.max(volume.superblock.first_inode() - 1);
         for group in self.cursor / per_group..kept {
@@ -117,6 +124,28 @@ impl Numbers {
             return Ok(group * per_group + index + 1);
         }
         Err(Error::plain(ErrorKind::NoSpace, "the smaller filesystem would have too few inodes"))
+    }
+
+    /// Gives an inode back that is no directory.
+    pub(crate) fn release(&mut self, volume: &mut Ext4, number: u32) -> Result<()> {
+        volume.inode_location(number)?;
+        let per_group = volume.superblock.inodes_per_group;
+        let (group, index) = ((number - 1) / per_group, (number - 1) % per_group);
+        let block = self.bitmap(volume, group)?;
+        bitmap::fill(volume.cache.modify(block)?, index, index + 1, false);
+        let descriptor = volume.groups.modify(group)?;
+        descriptor.free_inodes = descriptor.free_inodes.saturating_add(1);
+        self.changed.insert(group);
+        Ok(())
+    }
+
+    /// Makes the bitmap of a group where it was never written.
+    pub(crate) fn touch(&mut self, volume: &mut Ext4, group: u32) -> Result<()> {
+        if volume.groups.get(group)?.flags & INODE_UNINIT != 0 {
+            self.bitmap(volume, group)?;
+            self.changed.insert(group);
+        }
+        Ok(())
     }
 
     /// Enters the checksums of the changed bitmaps into the descriptors.

@@ -30,10 +30,20 @@ const BAD_BLOCKS_INODE: u32 = 1;
 /// `s_feature_ro_compat`: several files may share a block.
 const SHARED_BLOCKS: u32 = 0x4000;
 
+/// What shrinking did.
+pub(crate) struct Moved {
+    pub(crate) blocks: u64,
+    pub(crate) inodes: u64,
+    /// Inodes that count for a quota and take more or less than the sectors that they had.
+    pub(crate) sectors: Vec<(u32, u64)>,
+}
+
 /// Turns the volume, which nothing is pending in, into the smaller one that `new` describes, which its content
-/// fits into. Answers how many blocks and inodes moved.
-pub(crate) fn shrink(mut volume: Ext4, new: Superblock) -> Result<(u64, u64)> {
+/// fits into.
+pub(crate) fn shrink(mut volume: Ext4, new: Superblock) -> Result<Moved> {
     check(&volume, &new)?;
+    // Records move without anybody owning more; what maps take is counted in the end.
+    let quota = volume.quota.take().is_some();
     volume.cache.flush()?;
     let old = volume.superblock.clone();
     let mut space = Space::new(&volume, vacated(&old, &new));
@@ -42,7 +52,7 @@ pub(crate) fn shrink(mut volume: Ext4, new: Superblock) -> Result<(u64, u64)> {
     free_groups(&mut volume, &mut space, &new)?;
     move_metadata(&mut volume, &mut space, &new)?;
     let resize_inode = move_resize_inode(&mut volume, &mut space)?;
-    let mut mover = Mover::new(numbers.reversed());
+    let mut mover = Mover::new(numbers.reversed(), quota);
     each_inode(&mut volume, new.groups, &mut |volume, number| mover.inode(volume, &mut space, number))?;
     if !numbers.is_empty() {
         each_inode(&mut volume, new.groups, &mut |volume, number| {
@@ -57,7 +67,18 @@ pub(crate) fn shrink(mut volume: Ext4, new: Superblock) -> Result<(u64, u64)> {
         reserved::rebuild(&mut volume, inode, block)?;
     }
     finish(&mut volume, &mut space)?;
-    Ok((mover.moved, numbers.len()))
+    Ok(Moved { blocks: mover.moved, inodes: numbers.len(), sectors: mover.sectors.unwrap_or_default() })
+}
+
+/// Brings quotas up to date, in the volume that is smaller now.
+pub(crate) fn count(mut volume: Ext4, moved: &Moved) -> Result<()> {
+    for (number, sectors) in &moved.sectors {
+        let inode = volume.any_inode(*number)?;
+        let before = Inode { sectors: *sectors, ..inode.clone() }.encode(&volume.superblock);
+        volume.count_change(*number, &before, &inode)?;
+    }
+    volume.changed = true;
+    volume.sync_volume()
 }
 
 /// Refuses what cannot be moved.

@@ -213,6 +213,11 @@ impl Space {
         self.bitmap(volume, group).map(|_| ())
     }
 
+    /// Begins the next search at a block.
+    pub(crate) fn aim(&mut self, block: u64) {
+        self.cursor = block;
+    }
+
     /// Takes a run of up to `want` blocks that begins with a cluster, as near behind the last one as there is;
     /// shorter than `want` only where no run is long enough.
     pub(crate) fn take(&mut self, volume: &mut Ext4, want: u64) -> Result<Range<u64>> {
