@@ -67,16 +67,12 @@ pub(crate) fn reseal(volume: &mut Ext4, new: Superblock) -> Result<()> {
     let mut shared = HashSet::new();
     for group in 0..volume.groups.count() {
         for number in used_inodes(volume, group)? {
-            let mut bytes = record(volume, number)?;
+            let bytes = record(volume, number)?;
             if let Some(inode) = made(volume, number, &bytes)? {
                 reseal_content(volume, &new, &inode, &mut shared)?;
-            } else if bytes.iter().all(|byte| *byte == 0) {
-                continue;
             }
-            inode::seal(&new, number, &mut bytes);
-            put_record(volume, number, &bytes)?;
         }
-        reseal_removed(volume, &new, group)?;
+        seal_records(volume, &new, group)?;
         reseal_bitmaps(volume, &new, group)?;
     }
     volume.superblock = new;
@@ -84,27 +80,20 @@ pub(crate) fn reseal(volume: &mut Ext4, new: Superblock) -> Result<()> {
     Ok(())
 }
 
-/// Seals what is left of inodes that were removed: e2fsck looks at their checksums too.
-fn reseal_removed(volume: &mut Ext4, new: &Superblock, group: u32) -> Result<()> {
-    let descriptor = volume.groups.get(group)?.clone();
+/// Seals the records of a group's inodes, of removed ones too.
+pub(crate) fn seal_records(volume: &mut Ext4, new: &Superblock, group: u32) -> Result<()> {
+    let descriptor = volume.groups.get(group)?;
     if descriptor.flags & INODE_UNINIT != 0 {
         return Ok(());
     }
     let per_group = volume.superblock.inodes_per_group;
-    let once_used = match volume.superblock.features.group_csum() {
-        true => per_group.saturating_sub(descriptor.itable_unused),
-        false => per_group,
-    };
-    let bits = volume.cache.read(descriptor.inode_bitmap)?;
-    let mut at = bitmap::find(&bits, 0, once_used, false);
-    while at < once_used {
-        let number = group * per_group + at + 1;
+    let first = group * per_group + 1;
+    for number in first..first + (per_group - descriptor.itable_unused) {
         let mut bytes = record(volume, number)?;
         if bytes.iter().any(|byte| *byte != 0) {
             inode::seal(new, number, &mut bytes);
             put_record(volume, number, &bytes)?;
         }
-        at = bitmap::find(&bits, at + 1, once_used, false);
     }
     Ok(())
 }
@@ -140,12 +129,6 @@ fn reseal_content(
             reseal_orphans(volume, inode, inode.checksum_seed(new))?;
         }
         // Last, because what comes before still follows the map.
-        if inode.has_flag(flags::EXTENTS) {
-            for block in maps::load(volume, inode)?.nodes {
-                extents::seal_block(volume.cache.modify(block)?, inode.checksum_seed(new));
-            }
-        }
-        // The map last: until here content is found by it.
         if inode.has_flag(flags::EXTENTS) {
             for block in maps::load(volume, inode)?.nodes {
                 extents::seal_block(volume.cache.modify(block)?, inode.checksum_seed(new));

@@ -3,7 +3,6 @@
 use super::Tuning;
 use crate::error::{Error, ErrorKind, Result};
 use crate::features::incompat;
-use crate::inode;
 
 impl Tuning<'_> {
     /// Gives every group a table of wider inodes, in another place; the old one is free then.
@@ -85,14 +84,9 @@ impl Tuning<'_> {
         if !self.volume.superblock.features.metadata_csum() {
             return Ok(());
         }
-        for group in 0..self.volume.superblock.groups {
-            for number in crate::reseal::used_inodes(&self.volume, group)? {
-                let mut bytes = crate::reseal::record(&self.volume, number)?;
-                if bytes.iter().any(|byte| *byte != 0) {
-                    inode::seal(&self.volume.superblock, number, &mut bytes);
-                    crate::reseal::put_record(&mut self.volume, number, &bytes)?;
-                }
-            }
+        let superblock = self.volume.superblock.clone();
+        for group in 0..superblock.groups {
+            crate::reseal::seal_records(&mut self.volume, &superblock, group)?;
         }
         Ok(())
     }
