@@ -135,6 +135,9 @@ const WRITABLE_RO: u32 = ro_compat::SPARSE_SUPER
     | ro_compat::VERITY
     | ro_compat::ORPHAN_PRESENT;
 
+/// Read-only compatible features that were never finished: trees of directories, snapshots, replicas.
+const UNCHECKED_RO: u32 = 0x4 | 0x80 | 0x800;
+
 /// The features a volume uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Features {
@@ -194,6 +197,19 @@ impl Features {
         let names = names(self.incompat & !READABLE, INCOMPAT_NAMES);
         match names {
             Some(names) => Err(Error::features("features", "cannot be read here", names)),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses features that nobody can check: bits without a name, and names without a meaning any more.
+    pub(crate) fn check_known(&self) -> Result<(), Error> {
+        let refuse = |names| Err(Error::features("features", "cannot be checked here", names));
+        let named = |table: &[(u32, &str)]| table.iter().fold(0, |bits, (bit, _)| bits | bit);
+        if let Some(names) = names(self.compat & !named(COMPAT_NAMES), COMPAT_NAMES) {
+            return refuse(names);
+        }
+        match names(self.ro_compat & (UNCHECKED_RO | !named(RO_COMPAT_NAMES)), RO_COMPAT_NAMES) {
+            Some(names) => refuse(names),
             None => Ok(()),
         }
     }

@@ -52,6 +52,13 @@ pub(super) fn check(checker: &mut Checker) -> Result<()> {
         return Ok(());
     }
     if external {
+        if inode != 0 {
+            checker.findings.add_field(
+                Problem::JournalFlag,
+                Place::Superblock,
+                "a journal here and elsewhere",
+            );
+        }
         if pending {
             checker.findings.add(Problem::JournalElsewhere, Place::Superblock);
         }
@@ -146,7 +153,20 @@ impl Journal {
         let cache = BlockCache::new(disk, superblock.block_size, superblock.blocks, CACHE, false);
         let journal = Self { cache, superblock, inode };
         let long = journal.inode.size / block_size as u64 >= MIN_BLOCKS;
-        (file && long && journal.block(0).is_ok()).then_some(journal)
+        (file && long && journal.is_whole()).then_some(journal)
+    }
+
+    /// Whether the whole size is mapped.
+    fn is_whole(&self) -> bool {
+        let blocks = self.inode.size.div_ceil(self.superblock.block_size.into());
+        let mut at = 0;
+        while at < blocks {
+            match mapping::run_at(&self.cache, &self.superblock, &self.inode, at) {
+                Ok(run) if run.len > 0 && matches!(run.place, RunPlace::Written(_)) => at += run.len,
+                _ => return false,
+            }
+        }
+        true
     }
 
     fn superblock(&self) -> Result<JournalSuperblock> {

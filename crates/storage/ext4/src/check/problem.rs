@@ -168,7 +168,7 @@ problems! {
     ValueReferences = "value-references", "an inode of a value is shared by another number of attributes", safe;
 
     // Orphans and quotas.
-    Orphan = "orphan", "the removal of an inode was not finished", safe;
+    Orphan = "orphan", "the removal of an inode was not finished", notice;
     OrphanList = "orphan-list", "the list of orphans is damaged", unsafe;
     OrphanInFile = "orphan-in-file", "the orphan file has inodes whose removal was not finished", safe;
     OrphanFile = "orphan-file", "the orphan file is damaged", unsafe;

@@ -36,6 +36,7 @@ fn read(disk: &dyn Disk) -> Result<Superblock> {
 pub(super) fn open(disk: Arc<dyn Disk>, options: &CheckOptions) -> Result<Checker> {
     let superblock = read(&*disk)?;
     superblock.features.check_readable()?;
+    superblock.features.check_known()?;
     let reader = Reader::new(disk, superblock.block_size, superblock.blocks);
     let mut checker = Checker {
         options: *options,

@@ -34,7 +34,9 @@ fn theirs(path: &Path) -> Verdict {
     let output = limited("-fn", path);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let early = text.split("Pass 1:").next().unwrap_or_default();
-    let asked = early.contains("? no") || early.contains("trying backup blocks");
+    // Times are left alone: there is no clock here.
+    let questions = early.matches("? no").count() - early.matches("is in the future").count();
+    let asked = questions > 0 || early.contains("trying backup blocks");
     let too_deep = text.contains("extent tree could be more shallow");
     Verdict { damaged: output.status.code() != Some(0) || asked || too_deep, text }
 }
@@ -164,7 +166,7 @@ fn mutations(word: [u8; 4]) -> Vec<[u8; 4]> {
 }
 
 /// Damages words of structures, one at a time, with the checksums right.
-fn field_by_field(kind: &str, share: usize) {
+fn field_by_field(kind: &str, share: usize) -> Vec<String> {
     let image = sample(kind, 8);
     let layout = Layout::of(image.path());
     let bytes = std::fs::read(image.path()).unwrap();
@@ -180,18 +182,20 @@ fn field_by_field(kind: &str, share: usize) {
             differences.push(format!("{kind}: {what} at {at:#x} becomes {new:02x?}: {difference}"));
         }
     }
-    assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.join("\n"));
+    differences
 }
 
 #[test]
 fn damage_to_each_field_is_judged_as_e2fsck_judges_it() {
     need!("mke2fs", "e2fsck", "debugfs", "timeout");
+    let mut differences = Vec::new();
     // How many cases are left out for each that is tried: all together take some seconds.
     for (kind, share) in
         [("1k", 97), ("ext2_1k", 61), ("default", 97), ("inline", 97), ("uninit", 89), ("bigalloc_1k", 97)]
     {
-        field_by_field(kind, share);
+        differences.extend(field_by_field(kind, share));
     }
+    assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.join("\n"));
 }
 
 #[test]
