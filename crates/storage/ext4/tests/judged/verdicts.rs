@@ -35,7 +35,7 @@ fn theirs(path: &Path) -> Verdict {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let early = text.split("Pass 1:").next().unwrap_or_default();
     // Times are left alone: there is no clock here.
-    let questions = early.matches("? no").count() - early.matches("is in the future").count();
+    let questions = early.matches("? no").count() - early.matches("is in the future.\nFix? no").count();
     let asked = questions > 0 || early.contains("trying backup blocks");
     let too_deep = text.contains("extent tree could be more shallow");
     Verdict { damaged: output.status.code() != Some(0) || asked || too_deep, text }
