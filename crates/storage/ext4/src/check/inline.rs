@@ -20,17 +20,21 @@ pub(super) fn size(found: &Found<'_>) -> Option<u64> {
     if number(0)? != MAGIC {
         return None;
     }
-    let mut at = 4;
+    let (mut at, mut found, mut first_value) = (4, None, area.len());
     while number(at)? != 0 {
         let name_len = usize::from(*area.get(at)?);
         let name = area.get(at + ENTRY..at + ENTRY + name_len)?;
-        if area.get(at + 1) == Some(&SYSTEM) && name == b"data" {
-            let (offset, len) = (u16::from_le_bytes([area[at + 2], area[at + 3]]), number(at + 8)?);
-            let end = 4 + usize::from(offset).checked_add(len as usize)?;
-            let inline = number(at + 4)? == 0 && end <= area.len();
-            return inline.then_some(IN_BLOCK + u64::from(len));
+        let offset = usize::from(u16::from_le_bytes([area[at + 2], area[at + 3]]));
+        let (inode, len) = (number(at + 4)?, number(at + 8)?);
+        if inode == 0 {
+            // One entry that cannot be keeps all others from being found.
+            (4 + offset).checked_add(len as usize).filter(|end| *end <= area.len())?;
+            first_value = if len > 0 { first_value.min(4 + offset) } else { first_value };
+        }
+        if area.get(at + 1) == Some(&SYSTEM) && name == b"data" && found.is_none() {
+            found = (inode == 0).then_some(IN_BLOCK + u64::from(len));
         }
         at += ENTRY + name_len.next_multiple_of(4);
     }
-    None
+    found.filter(|_| at + 4 <= first_value)
 }

@@ -39,10 +39,10 @@ pub(super) fn check(checker: &mut Checker) -> Result<()> {
     let features = checker.superblock.features;
     let pending = features.has_incompat(incompat::RECOVER);
     let raw = checker.superblock.raw();
-    let (inode, device) = (raw.s_journal_inum.get(), raw.s_journal_dev.get());
+    let inode = raw.s_journal_inum.get();
     let external = raw.s_journal_uuid != [0; 16];
     if !features.has_compat(compat::HAS_JOURNAL) {
-        if pending || inode != 0 || device != 0 || external {
+        if pending || inode != 0 || external {
             checker.findings.add_field(
                 Problem::JournalFlag,
                 Place::Superblock,

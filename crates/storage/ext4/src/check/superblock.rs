@@ -129,8 +129,10 @@ fn impossible_fields(checker: &Checker) -> Vec<&'static str> {
     let quotas = [raw.s_usr_quota_inum.get(), raw.s_grp_quota_inum.get(), raw.s_prj_quota_inum.get()];
     // Every reserved inode is for something else, but for those of quotas.
     let bad_quota = |inode: u32| [1, 2, 5, 6, 7, 8, 9, 10].contains(&inode) || inode > superblock.inodes;
+    let size = raw.s_desc_size.get();
     let fields = [
         ("inode of a quota", quotas.into_iter().any(bad_quota)),
+        ("s_desc_size", size > 1024 || (size != 0 && !size.is_power_of_two())),
         ("s_rev_level", raw.s_rev_level.get() > 1),
         ("s_checksum_type", features.metadata_csum() && raw.s_checksum_type != CHECKSUM_TYPE),
         ("s_r_blocks_count", superblock.reserved_blocks() > superblock.blocks / 2),

@@ -65,9 +65,17 @@ fn difference(path: &Path) -> Option<String> {
 
 /// Whether all that is wrong is something that kernels refuse and e2fsck does not look at.
 fn only_kernels_mind(report: &Report) -> bool {
-    let depth =
-        |finding: &vmwright_ext4::Finding| finding.kind.code() == "extent-tree" && finding.field == "depth";
-    report.findings.iter().filter(|finding| finding.kind.is_damage()).all(depth)
+    let damage = || report.findings.iter().filter(|finding| finding.kind.is_damage());
+    // A name that ends in a zero byte is the same to e2fsck.
+    let inline = damage().any(|finding| finding.kind.code() == "inline-data");
+    damage().all(|finding| match finding.kind.code() {
+        // The depth of a node beneath the root.
+        "extent-tree" => finding.field == "depth",
+        // Holes, and what is kept of its inode behind the first 128 bytes.
+        "journal-inode" | "orphan-list" => true,
+        "inline-data" | "inode-size" => inline,
+        _ => false,
+    })
 }
 
 /// Files of which all but some bytes are holes, so that what is not zero on the volume is mostly metadata.
