@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vmwright_crypt::Passphrase;
 use vmwright_disk::{Disk, FreshFile, HostFile, Transaction};
 
+use crate::copy::early::{Unnamed, written_early};
 use crate::driver::ContentId;
 use crate::luks::LuksOptions;
 use crate::qcow2::options::Qcow2Options;
@@ -12,7 +13,7 @@ use crate::vdi::VdiOptions;
 use crate::vhd::VhdOptions;
 use crate::vhdx::VhdxOptions;
 use crate::vmdk::VmdkOptions;
-use crate::{BackingFile, Error, Format, Image, Result, driver};
+use crate::{BackingFile, Error, Format, FormatChoice, Image, OpenOptions, Result, driver};
 
 /// What a new image is.
 #[derive(Debug, Clone)]
@@ -165,6 +166,37 @@ pub fn create_on(file: &Arc<dyn Disk>, options: &CreateOptions) -> Result<()> {
 pub fn create(path: &Path, options: &CreateOptions, force: bool) -> Result<()> {
     let fresh = FreshImage::begin(path, options, force)?;
     fresh.commit()
+}
+
+/// Makes an image as [`create()`] does, whose content `fill` writes before it appears under its name.
+///
+/// # Errors
+///
+/// What `fill` answers, after which nothing is left; kind `Unsupported` for images that are written in one go.
+pub fn create_filled<E: From<Error>>(
+    path: &Path,
+    options: &CreateOptions,
+    force: bool,
+    fill: impl FnOnce(Arc<Image>) -> Result<(), E>,
+) -> Result<(), E> {
+    let fresh = FreshImage::begin(path, options, force)?;
+    let files = std::iter::once(fresh.file()).chain(fresh.parts());
+    let files: Vec<_> = files.map(|file| Arc::new(Unnamed::new(file))).collect();
+    let mut disks = files.iter().map(|file| file.clone() as Arc<dyn Disk>);
+    let file = disks.next().ok_or_else(|| Error::invalid("a new image", "it has no file"))?;
+    let how =
+        OpenOptions { parts: disks.collect(), secret: options.secret.clone(), ..OpenOptions::default() };
+    let exact = FormatChoice::Exact(options.layout.format());
+    let image = Arc::new(Image::open(file, exact, how)?);
+    if image.driver().packs_only() {
+        return Err(Error::unsupported("filling an image that is written in one go").into());
+    }
+    written_early(&files, || {
+        fill(image.clone())?;
+        Ok::<_, E>(image.flush().map_err(Error::from)?)
+    })?;
+    drop(image);
+    Ok(fresh.commit()?)
 }
 
 /// An image in the making, with all its files.

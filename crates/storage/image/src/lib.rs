@@ -47,7 +47,7 @@ mod vhdx;
 mod vmdk;
 mod wipe;
 
-pub use create::{CreateOptions, Layout, ParentId, PartMaker, create, create_on};
+pub use create::{CreateOptions, Layout, ParentId, PartMaker, create, create_filled, create_on};
 pub use error::{Error, Result};
 pub use format::{Format, FormatChoice, probe};
 pub use image::{BackingFile, Image, OpenOptions, check, describe, key_area};

@@ -4,9 +4,10 @@
 use std::path::Path;
 
 use serde_json::Value;
-use vmwright_disk::HostFile;
+use vmwright_disk::{Disk, HostFile};
 use vmwright_image::{
-    Compat, CreateOptions, Format, FormatChoice, Layout, Qcow2Options, chain, create, describe,
+    Compat, CreateOptions, Error, Format, FormatChoice, Layout, Qcow2Options, chain, create, create_filled,
+    describe,
 };
 use vmwright_judges::{need, run};
 
@@ -149,4 +150,29 @@ fn encrypted_images_are_described_but_not_opened() {
     let gate = chain::DenyAll;
     let error = chain::open(&path, FormatChoice::Probe, &gate, chain::ChainOptions::read_only()).unwrap_err();
     assert_eq!(error.kind(), vmwright_disk::ErrorKind::Unsupported);
+}
+
+#[test]
+fn a_filled_image_appears_complete_or_not_at_all() {
+    need!("qemu-img");
+    let folder = tempfile::tempdir().unwrap();
+    for format in [Format::Raw, Format::Qcow2, Format::Vhdx, Format::Vmdk] {
+        let (path, raw) = (folder.path().join("image"), folder.path().join("raw"));
+        let options = CreateOptions::new(format, 8 << 20);
+        let full = |image: std::sync::Arc<vmwright_image::Image>| {
+            assert!(!path.exists());
+            Err(image.read_at(&mut [0; 1], 8 << 20).unwrap_err().into())
+        };
+        create_filled::<Error>(&path, &options, false, full).unwrap_err();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        create_filled::<Error>(&path, &options, false, |image| Ok(image.write_at(&[7; 70_000], 3 << 20)?))
+            .unwrap();
+        let name = if format == Format::Vhd { "vpc".to_owned() } else { format.to_string() };
+        run("qemu-img", ["convert", "-f", &name, "-O", "raw", path.to_str().unwrap(), raw.to_str().unwrap()]);
+        let content = std::fs::read(&raw).unwrap();
+        assert!(content[3 << 20..][..70_000].iter().all(|byte| *byte == 7), "{format}");
+        assert_eq!(content.iter().filter(|byte| **byte != 0).count(), 70_000, "{format}");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::remove_file(&raw).unwrap();
+    }
 }

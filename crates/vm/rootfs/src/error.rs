@@ -24,6 +24,8 @@ enum Reason {
     Unsupported { at: u64, what: String },
     #[error("{}: {problem}", shown(path))]
     Entry { kind: ErrorKind, path: Vec<u8>, problem: &'static str },
+    #[error("{source}")]
+    Beneath { kind: ErrorKind, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("{0}")]
     Plain(&'static str),
 }
@@ -60,6 +62,18 @@ impl Error {
         Self(Box::new(Reason::Entry { kind, path: path.to_vec(), problem }))
     }
 
+    pub(crate) fn disk(source: vmwright_disk::Error) -> Self {
+        Self(Box::new(Reason::Beneath { kind: source.kind(), source: source.into() }))
+    }
+
+    pub(crate) fn volume(source: vmwright_volume::Error) -> Self {
+        Self(Box::new(Reason::Beneath { kind: source.kind(), source: source.into() }))
+    }
+
+    pub(crate) fn ext4(source: vmwright_ext4::Error) -> Self {
+        Self(Box::new(Reason::Beneath { kind: source.kind(), source: source.into() }))
+    }
+
     pub(crate) fn plain(problem: &'static str) -> Self {
         Self(Box::new(Reason::Plain(problem)))
     }
@@ -74,7 +88,7 @@ impl Error {
             Reason::Host { .. } | Reason::Read { .. } => ErrorKind::Io,
             Reason::Damaged { .. } => ErrorKind::Corrupt,
             Reason::Unsupported { .. } => ErrorKind::Unsupported,
-            Reason::Entry { kind, .. } => *kind,
+            Reason::Entry { kind, .. } | Reason::Beneath { kind, .. } => *kind,
             Reason::Plain(_) => ErrorKind::InvalidInput,
         }
     }
@@ -91,6 +105,7 @@ impl std::error::Error for Error {
         match &*self.0 {
             // The wrapped error speaks in the message already.
             Reason::Filesystem { source, .. } => source.source(),
+            Reason::Beneath { source, .. } => source.source(),
             reason => reason.source(),
         }
     }

@@ -25,6 +25,7 @@
 
 mod archive;
 mod directory;
+mod disk;
 mod entry;
 mod error;
 mod populate;
@@ -33,6 +34,7 @@ mod tree;
 
 pub use archive::TarArchive;
 pub use directory::HostDirectory;
+pub use disk::{Built, DiskOptions, build};
 pub use entry::{Content, Entry, EntryKind, Source};
 pub use error::{Error, ErrorKind, Result};
 pub use populate::{PopulateOptions, Populated, populate, populate_layers};

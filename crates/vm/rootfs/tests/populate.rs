@@ -7,14 +7,18 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use vmwright_disk::HostFile;
+use uuid::Uuid;
+use vmwright_disk::{Disk, HostFile};
+use vmwright_ext4::make::MakeOptions;
 use vmwright_ext4::{Ext4, Options};
 use vmwright_judges::{need, output, run, skip};
 use vmwright_rootfs::{
-    ErrorKind, HostDirectory, PopulateOptions, Populated, Source, TarArchive, populate, populate_layers,
+    DiskOptions, ErrorKind, HostDirectory, PopulateOptions, Populated, Source, TarArchive, build, populate,
+    populate_layers,
 };
 use vmwright_vfs::conformance::{self, TreeNode};
 use vmwright_vfs::{FileSystem, FileType, MemoryFs, Timestamp};
+use vmwright_volume::Scheme;
 
 type Tree = BTreeMap<Vec<u8>, TreeNode>;
 
@@ -413,4 +417,36 @@ fn owners_and_times_can_be_said() {
     assert_eq!(done.bytes, 0);
     let missing = HostDirectory::new(&place.path("nothing")).unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn a_whole_disk_has_a_table_and_a_sound_filesystem() {
+    need!("e2fsck", "sfdisk");
+    let place = Place::new();
+    sample(&place.path("top"));
+    for scheme in [Some(Scheme::Gpt), Some(Scheme::Mbr), None] {
+        let path = place.path("disk");
+        File::create(&path).unwrap().set_len(70 << 20).unwrap();
+        let mut filesystem = MakeOptions { label: b"root".to_vec(), ..MakeOptions::default() };
+        filesystem.set("block_size", "4096").unwrap();
+        filesystem.uuid = Uuid::from_u128(1);
+        let options = DiskOptions {
+            scheme,
+            disk_id: Uuid::from_u128(2),
+            partition_id: Uuid::from_u128(3),
+            filesystem,
+            populate: PopulateOptions::default(),
+        };
+        let disk: Arc<dyn Disk> = Arc::new(HostFile::open(&path, false).unwrap());
+        let mut source = HostDirectory::new(&place.path("top")).unwrap();
+        let built = build(&disk, &mut source, &options).unwrap();
+        assert_eq!(built.populated.files, 706);
+        assert_eq!(built.volume.start, if scheme.is_some() { 1 << 20 } else { 0 });
+        let at = format!("{}?offset={}", path.display(), built.volume.start);
+        let said = output("e2fsck", ["-fn", &at]);
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stdout));
+        if scheme.is_some() {
+            run("sfdisk", ["--verify".as_ref(), "-q".as_ref(), path.as_os_str()]);
+        }
+    }
 }

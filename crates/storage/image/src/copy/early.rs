@@ -12,22 +12,22 @@ const NAP: Duration = Duration::from_millis(5);
 
 /// A new file that has no name yet: durable all at once when it gets its name, so that a flush in between has
 /// nothing to achieve.
-pub(super) struct Unnamed {
+pub(crate) struct Unnamed {
     file: Arc<dyn Disk>,
     written: AtomicU64,
 }
 
 impl Unnamed {
-    pub(super) fn new(file: Arc<dyn Disk>) -> Self {
+    pub(crate) fn new(file: Arc<dyn Disk>) -> Self {
         Self { file, written: AtomicU64::new(0) }
     }
 }
 
 /// Does `work`, while the host writes what it wrote to these files: the medium is not idle until the end then.
-pub(super) fn written_early<T>(
+pub(crate) fn written_early<T, E: From<crate::Error>>(
     files: &[Arc<Unnamed>],
-    work: impl FnOnce() -> crate::Result<T>,
-) -> crate::Result<T> {
+    work: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E> {
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let writing = scope.spawn(|| write_early(files, &done));
@@ -38,7 +38,7 @@ pub(super) fn written_early<T>(
         // The host tells of a failure only once, so that the sync at the end would know nothing of this one.
         let written = writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let result = result?;
-        written?;
+        written.map_err(crate::Error::from)?;
         Ok(result)
     })
 }

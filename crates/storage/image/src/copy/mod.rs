@@ -27,7 +27,7 @@ mod chunks;
 mod compact;
 mod compare;
 mod convert;
-mod early;
+pub(crate) mod early;
 mod map;
 mod measure;
 mod options;
