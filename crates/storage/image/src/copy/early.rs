@@ -155,8 +155,8 @@ mod tests {
     fn a_failure_of_early_writing_fails_the_work() {
         let files = [Arc::new(Unnamed::new(Arc::new(Broken(MemDisk::new(4096)))))];
         // Too little to be written early.
-        written_early(&files, || Ok(files[0].write_at(&[1; 4096], 0)?)).unwrap();
-        let error = written_early(&files, || {
+        written_early::<(), crate::Error>(&files, || Ok(files[0].write_at(&[1; 4096], 0)?)).unwrap();
+        let error = written_early::<(), crate::Error>(&files, || {
             let data = vec![1; STEP as usize];
             files[0].write_at(&data, 0)?;
             std::thread::sleep(NAP * 20);
