@@ -69,6 +69,7 @@ impl Ext4 {
             return Err(invalid("the inode is not a regular file"));
         }
         self.check_content(&inode)?;
+        crate::protect::check_free(&inode)?;
         Ok(inode)
     }
 

@@ -194,6 +194,10 @@ impl Features {
 
     /// Refuses features that make a volume unreadable here.
     pub(crate) fn check_readable(&self) -> Result<(), Error> {
+        if self.has_incompat(incompat::JOURNAL_DEV) {
+            let what = "this is the journal of filesystems on other devices, not a filesystem (journal_dev)";
+            return Err(Error::unsupported(what));
+        }
         let names = names(self.incompat & !READABLE, INCOMPAT_NAMES);
         match names {
             Some(names) => Err(Error::features("features", "cannot be read here", names)),
@@ -273,6 +277,31 @@ fn names(bits: u32, table: &[(u32, &'static str)]) -> Option<FeatureNames> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_feature_is_a_row_of_the_table_in_the_docs() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../docs/formats/ext4.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        for (bit, name) in [COMPAT_NAMES, INCOMPAT_NAMES, RO_COMPAT_NAMES].concat() {
+            let rows: Vec<_> =
+                page.lines().filter(|line| line.starts_with(&format!("| `{name}` |"))).collect();
+            let [row] = rows[..] else { panic!("{name} ({bit:#x}) has {} rows", rows.len()) };
+            let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
+            assert!(cells.len() == 3 && cells.iter().all(|cell| !cell.is_empty()), "{row}");
+            let features = named(name).unwrap();
+            assert_eq!(features.check_readable().is_err(), cells[1].starts_with("refused"), "{row}");
+            let refused = features.check_readable().is_err() || features.check_writable().is_err();
+            assert_eq!(refused, cells[2].starts_with("refused"), "{row}");
+        }
+    }
+
+    #[test]
+    fn a_journal_is_called_what_it_is() {
+        let features = Features { incompat: incompat::JOURNAL_DEV, ..Features::default() };
+        let error = features.check_readable().unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Unsupported);
+        assert!(error.to_string().contains("journal of filesystems"), "{error}");
+    }
 
     #[test]
     fn a_refusal_names_known_and_unknown_bits() {

@@ -6,6 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::features::ro_compat;
 use crate::inode::{Inode, flags};
 use crate::mapping::{self, Run, RunPlace};
+use crate::protect;
 use crate::volume::Ext4;
 
 /// The largest file that counts as small in the superblock.
@@ -26,12 +27,15 @@ impl Ext4 {
         if inode.has_flag(flags::VERITY) {
             return Err(Error::unsupported("the file is sealed by fs-verity"));
         }
-        Ok(())
+        protect::check_mutable(inode)
     }
 
     /// Writes to a file and records its size and times.
     pub(crate) fn write_content(&mut self, mut inode: Inode, data: &[u8], offset: u64) -> Result<()> {
         self.check_content(&inode)?;
+        if offset != inode.size {
+            protect::check_free(&inode)?;
+        }
         let end = offset.checked_add(data.len() as u64);
         let limit = mapping::logical_limit(&self.superblock, &inode) * self.block_size();
         let Some(end) = end.filter(|end| *end <= limit) else {
@@ -184,6 +188,7 @@ impl Ext4 {
     /// Changes a file's length.
     pub(crate) fn truncate_content(&mut self, mut inode: Inode, size: u64) -> Result<()> {
         self.check_content(&inode)?;
+        protect::check_free(&inode)?;
         let block_size = self.block_size();
         if size > mapping::logical_limit(&self.superblock, &inode) * block_size {
             return Err(Error::plain(ErrorKind::InvalidInput, "the file would be larger than it can be"));
@@ -210,6 +215,7 @@ impl Ext4 {
     /// Makes a range of a file a hole.
     pub(crate) fn punch_content(&mut self, mut inode: Inode, offset: u64, len: u64) -> Result<()> {
         self.check_content(&inode)?;
+        protect::check_free(&inode)?;
         let end = offset.saturating_add(len).min(inode.size);
         if offset >= end {
             return Ok(());

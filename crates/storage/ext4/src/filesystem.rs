@@ -10,6 +10,7 @@ use vmwright_vfs::{
 
 use crate::error::{Error, ErrorKind, Place};
 use crate::inode::{Inode, ROOT_INODE, flags};
+use crate::protect;
 use crate::volume::Ext4;
 
 /// Inode numbers have 32 bits on the volume.
@@ -193,6 +194,7 @@ impl FileSystem for Ext4 {
     fn set_attributes(&mut self, inode: InodeNumber, attributes: &SetAttributes) -> Result<()> {
         self.check_writable()?;
         let mut inode = self.inode_of(inode)?;
+        protect::check_free(&inode)?;
         let before = inode.clone();
         let owner = (attributes.uid.unwrap_or(inode.uid), attributes.gid.unwrap_or(inode.gid));
         self.reserve_quota(owner.0, owner.1, inode.project)?;
@@ -212,12 +214,14 @@ impl FileSystem for Ext4 {
     fn set_xattr(&mut self, inode: InodeNumber, name: &[u8], value: &[u8], mode: XattrMode) -> Result<()> {
         self.check_writable()?;
         let inode = self.inode_of(inode)?;
+        protect::check_free(&inode)?;
         Ok(self.set_attribute(inode, name, value, mode)?)
     }
 
     fn remove_xattr(&mut self, inode: InodeNumber, name: &[u8]) -> Result<()> {
         self.check_writable()?;
         let inode = self.inode_of(inode)?;
+        protect::check_free(&inode)?;
         Ok(self.remove_attribute(inode, name)?)
     }
 

@@ -14,7 +14,9 @@ pub(crate) const ROOT_INODE: u32 = 2;
 
 /// Bits of `i_flags`.
 pub(crate) mod flags {
+    /// Nothing of the inode may change.
     pub(crate) const IMMUTABLE: u32 = 0x10;
+    /// Content and names may only be added.
     pub(crate) const APPEND: u32 = 0x20;
     pub(crate) const ENCRYPT: u32 = 0x800;
     /// The directory is indexed by hashes.

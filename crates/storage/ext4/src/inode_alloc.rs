@@ -2,6 +2,7 @@
 
 use crate::bitmap;
 use crate::error::{Error, ErrorKind, Place, Result};
+use crate::group::INODE_ZEROED;
 use crate::inode::{Inode, ROOT_INODE};
 use crate::volume::Ext4;
 
@@ -133,6 +134,7 @@ impl Ext4 {
         let Some(left) = self.groups.get(group)?.free_inodes.checked_sub(1) else {
             return Err(Error::corrupt(Place::Group(group), "more inodes are free than its count says"));
         };
+        self.clear_records(group, index)?;
         bitmap::fill(self.change_inode_bitmap(group)?, index, index + 1, true);
         let per_group = self.superblock.inodes_per_group;
         let descriptor = self.groups.modify(group)?;
@@ -144,6 +146,23 @@ impl Ext4 {
         allocator.inodes.set(group, left);
         allocator.directories += u64::from(directory);
         self.changed = true;
+        Ok(())
+    }
+
+    /// Makes zeros of the records, up to that of an inode about to be taken, that were beyond those ever used: a table
+    /// that was never zeroed holds anything there, and nobody looked so far.
+    fn clear_records(&mut self, group: u32, index: u32) -> Result<()> {
+        let per_group = self.superblock.inodes_per_group;
+        let descriptor = self.groups.get(group)?;
+        let used = per_group - descriptor.itable_unused;
+        if descriptor.flags & INODE_ZEROED != 0 || index < used || !self.superblock.features.group_csum() {
+            return Ok(());
+        }
+        for index in used..=index {
+            let (block, at) = self.inode_location(group * per_group + index + 1)?;
+            let size = usize::from(self.superblock.inode_size);
+            self.cache.modify(block)?[at..at + size].fill(0);
+        }
         Ok(())
     }
 

@@ -92,6 +92,7 @@ mod namespace;
 mod node_write;
 mod orphans;
 mod probe;
+mod protect;
 mod quota;
 mod recovery;
 mod reseal;

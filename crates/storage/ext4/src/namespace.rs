@@ -10,6 +10,7 @@ use crate::features::{compat, incompat, ro_compat};
 use crate::fold::{self, Wanted};
 use crate::inode::{self, Inode, flags};
 use crate::names::{NameChange, WriteBlocks};
+use crate::protect;
 use crate::volume::Ext4;
 
 /// The most names that an inode can have.
@@ -172,6 +173,8 @@ impl Ext4 {
         if inode.is_directory() {
             return Err(invalid("a directory has only one name"));
         }
+        protect::check_free(&inode)?;
+        protect::check_project(&parent, &inode)?;
         if inode.links >= MAX_LINKS {
             return Err(Error::plain(ErrorKind::NoSpace, "the file has as many names as it can"));
         }
@@ -189,6 +192,8 @@ impl Ext4 {
         if inode.is_directory() {
             return Err(invalid("the name is that of a directory"));
         }
+        protect::check_free(&parent)?;
+        protect::check_free(&inode)?;
         self.check_droppable(&inode)?;
         self.remove_name(dir, name)?;
         self.drop_link(inode)
@@ -230,6 +235,8 @@ impl Ext4 {
         if inode.number == dir {
             return Err(Error::corrupt(Place::Inode(dir.into()), "the directory holds itself"));
         }
+        protect::check_free(&parent)?;
+        protect::check_free(&inode)?;
         self.check_empty(&inode)?;
         self.check_droppable(&inode)?;
         self.remove_name(dir, name)?;
@@ -251,6 +258,16 @@ impl Ext4 {
             Some(found) => Some(self.inode(found.inode)?),
             None => None,
         };
+        protect::check_free(&from_dir)?;
+        protect::check_free(&moved)?;
+        protect::check_project(&to_dir, &moved)?;
+        if let Some(target) = &target {
+            protect::check_free(&to_dir)?;
+            protect::check_free(target)?;
+            if mode == RenameMode::Exchange {
+                protect::check_project(&from_dir, target)?;
+            }
+        }
         if from.0 == to.0 && from.1 != to.1 && Wanted::new(from.1, self.folds(&from_dir)).is(to.1) {
             // One name in two spellings: there is nothing to swap with or to replace.
             return if mode == RenameMode::Exchange {

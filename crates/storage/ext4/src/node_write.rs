@@ -138,6 +138,7 @@ impl Ext4 {
     pub(crate) fn prepare_directory(&mut self, number: u32) -> Result<Inode> {
         self.check_writable()?;
         let inode = self.directory(number)?;
+        crate::protect::check_mutable(&inode)?;
         if inode.has_flag(flags::ENCRYPT) {
             return Err(Error::unsupported("changing the names in an encrypted directory"));
         }

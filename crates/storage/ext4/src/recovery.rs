@@ -125,7 +125,7 @@ impl Ext4 {
         self.flush_disk()?;
         let disk = self.cache.disk().clone();
         let mut superblock = Superblock::read(&*disk)?;
-        superblock.features.check_writable()?;
+        superblock.check_writable()?;
         superblock.features.incompat &= !incompat::RECOVER;
         let guard = self.cache.take_guard();
         *self = Self::assemble(disk, superblock, options)?;

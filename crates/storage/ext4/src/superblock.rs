@@ -9,6 +9,10 @@ use crate::features::{Features, compat, incompat, ro_compat};
 use crate::hash::HashConfig;
 use crate::layout::{RawSuperblock, SUPERBLOCK_MAGIC, SUPERBLOCK_OFFSET};
 
+/// `s_creator_os`, where it gives fields of inodes another meaning.
+const CREATOR_HURD: u32 = 1;
+const CREATOR_MASIX: u32 = 2;
+
 /// `s_state`: unmounted cleanly.
 const STATE_VALID: u16 = 0x1;
 /// `s_state`: the kernel met errors.
@@ -73,10 +77,16 @@ impl Superblock {
             .map_err(|_| Error::corrupt(Place::Superblock, "it is cut short"))?;
         let mismatch =
             |what, expected, actual| Err(Error::mismatch(Place::Superblock, what, expected, actual));
+        if raw.s_magic == SUPERBLOCK_MAGIC.swap_bytes() {
+            return Err(Error::unsupported("the filesystem is big-endian, as Linux on m68k once had it"));
+        }
         if raw.s_magic != SUPERBLOCK_MAGIC {
             return mismatch("the magic number", SUPERBLOCK_MAGIC.into(), raw.s_magic.get().into());
         }
         let dynamic = raw.s_rev_level.get() >= DYNAMIC_REVISION;
+        if raw.s_rev_level.get() > DYNAMIC_REVISION {
+            return Err(Error::unsupported("the filesystem has a revision later than 1"));
+        }
         let features = Features {
             compat: if dynamic { raw.s_feature_compat.get() } else { 0 },
             incompat: if dynamic { raw.s_feature_incompat.get() } else { 0 },
@@ -254,6 +264,16 @@ impl Superblock {
             bytes[1020..].copy_from_slice(&checksum.to_le_bytes());
         }
         bytes
+    }
+
+    /// Refuses volumes that are unsafe to write here.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        match self.raw.s_creator_os.get() {
+            // Their inodes keep a translator and an author where Linux has a version and a checksum.
+            CREATOR_HURD => Err(Error::unsupported("the filesystem was made by the Hurd: writing it")),
+            CREATOR_MASIX => Err(Error::unsupported("the filesystem was made by MASIX: writing it")),
+            _ => self.features.check_writable(),
+        }
     }
 
     /// Whether the volume was left without pending work: unmounted, or with a journal that tells what to do.

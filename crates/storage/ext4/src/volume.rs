@@ -78,7 +78,7 @@ impl Ext4 {
     pub fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Self> {
         let superblock = Superblock::read(&*disk)?;
         if options.write {
-            superblock.features.check_writable()?;
+            superblock.check_writable()?;
             superblock.check_clusters()?;
             if disk.is_read_only() {
                 return Err(Error::plain(

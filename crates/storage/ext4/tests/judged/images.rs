@@ -167,6 +167,11 @@ impl Image {
         Self { name: "image", _dir: dir, path }
     }
 
+    /// Makes an image of so many bytes, all the same.
+    pub(crate) fn file_of(len: usize, byte: u8) -> Self {
+        Self::from_bytes(&vec![byte; len])
+    }
+
     /// Makes an image that holds the given bytes.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
         let image = Self::file(0);

@@ -5,6 +5,7 @@ mod corpus;
 mod damage;
 mod describing;
 mod folding;
+mod guards;
 mod images;
 mod inline;
 mod journals;
