@@ -105,7 +105,7 @@ pub(crate) struct Guard {
 
 impl Guard {
     /// Reads the block of a volume that is about to be changed, and refuses one that is in use.
-    fn read(disk: &Arc<dyn Disk>, superblock: &Superblock, ignore: bool) -> Result<Self> {
+    pub(crate) fn read(disk: &Arc<dyn Disk>, superblock: &Superblock, ignore: bool) -> Result<Self> {
         let block = superblock.mmp_block();
         if !superblock.is_valid_block(block) {
             return Err(Error::corrupt(

@@ -58,6 +58,15 @@ pub(super) fn run(disk: &Arc<dyn Disk>, options: &CheckOptions) -> Result<Report
     if is_beyond(disk, options)? {
         return Ok(first);
     }
+    let mut guard = match volume::guard(disk) {
+        Ok(guard) => guard,
+        // Whether anybody uses the volume cannot be told.
+        Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(first),
+        Err(error) => return Err(error),
+    };
+    if let Some((guard, now)) = &mut guard {
+        guard.announce(disk, *now)?;
+    }
     volume::recover(disk);
     for _ in 0..ROUNDS {
         if !round(disk, options)? {
@@ -65,6 +74,9 @@ pub(super) fn run(disk: &Arc<dyn Disk>, options: &CheckOptions) -> Result<Report
         }
     }
     disk.flush().map_err(|source| Error::disk("flush", source))?;
+    if let Some((guard, now)) = &mut guard {
+        guard.release(disk, *now)?;
+    }
     let last = look()?;
     settle(&mut first, &last);
     Ok(first)

@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::features::incompat;
 use crate::inode::{ROOT_INODE, flags};
 use crate::mapping::RunPlace;
+use crate::mmp::Guard;
 use crate::superblock::Superblock;
 use crate::volume::{Ext4, Options};
 
@@ -29,6 +30,15 @@ fn open(disk: &Arc<dyn Disk>) -> Result<Ext4> {
     superblock.features.check_writable()?;
     superblock.check_clusters()?;
     Ext4::assemble(disk.clone(), superblock, options())
+}
+
+/// What tells other hosts that the volume is being changed, where it has such a thing; and what time it is.
+pub(super) fn guard(disk: &Arc<dyn Disk>) -> Result<Option<(Guard, i64)>> {
+    let superblock = Superblock::read(&**disk)?;
+    match superblock.features.has_incompat(incompat::MMP) {
+        true => Ok(Some((Guard::read(disk, &superblock, false)?, superblock.last_used()))),
+        false => Ok(None),
+    }
 }
 
 /// Does what every mount does first: replays the journal and finishes what was under way. Where the volume
