@@ -214,8 +214,7 @@ fn value_inode(checker: &Checker, inode: &Found<'_>, entry: &[u8], name: &[u8]) 
 
 /// Notes under which policy an encrypted inode is.
 fn encryption(checker: &mut Checker, inode: &Found<'_>) {
-    let encrypted = inode.raw.i_flags.get() & flags::ENCRYPT != 0;
-    if !encrypted || !checker.superblock.features.has_incompat(incompat::ENCRYPT) {
+    if inode.raw.i_flags.get() & flags::ENCRYPT == 0 {
         return;
     }
     let value = area(inode).and_then(|bytes| {

@@ -19,6 +19,7 @@ mod quota;
 mod random;
 mod ranges;
 mod reading;
+mod repairing;
 mod seals;
 mod tree;
 mod values;

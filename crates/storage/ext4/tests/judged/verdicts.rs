@@ -47,7 +47,7 @@ fn ours(path: &Path) -> Option<Report> {
     check(disk, &CheckOptions::default()).ok()
 }
 
-fn told(report: Option<&Report>) -> String {
+pub(crate) fn told(report: Option<&Report>) -> String {
     match report {
         Some(report) => report.findings.iter().take(12).map(|finding| format!("  {finding}\n")).collect(),
         None => "  it cannot be checked\n".to_owned(),
@@ -90,7 +90,7 @@ fn files(dir: &Path) {
 }
 
 /// Makes a small volume of a kind, with content.
-fn sample(kind: &str, mebibytes: u64) -> Image {
+pub(crate) fn sample(kind: &str, mebibytes: u64) -> Image {
     let image = Image::make(named(kind), mebibytes);
     let dir = tempfile::tempdir().unwrap();
     files(dir.path());
@@ -165,7 +165,7 @@ fn judge(image: &Image, layout: Option<&Layout>, changes: &[(u64, Vec<u8>)]) -> 
 }
 
 /// What a word of four bytes becomes.
-fn mutations(word: [u8; 4]) -> Vec<[u8; 4]> {
+pub(crate) fn mutations(word: [u8; 4]) -> Vec<[u8; 4]> {
     let number = u32::from_le_bytes(word);
     let all = [0, !0, number ^ 1, number ^ 0x1_0000, number.wrapping_add(1), number ^ 0x8000_0000];
     let mut all: Vec<[u8; 4]> = all.into_iter().map(u32::to_le_bytes).filter(|new| *new != word).collect();
