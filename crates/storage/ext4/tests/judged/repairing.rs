@@ -70,14 +70,16 @@ fn lost(before: &BTreeMap<Vec<u8>, Readable>, after: &BTreeMap<Vec<u8>, Readable
         one.inode == other.inode && other.content.starts_with(&one.content)
     };
     let gone = before.iter().find(|(path, one)| {
-        !after.get(*path).is_some_and(|other| same(one, other)) && !after.values().any(|other| same(one, other))
+        !after.get(*path).is_some_and(|other| same(one, other))
+            && !after.values().any(|other| same(one, other))
     });
     gone.map(|(path, one)| format!("{} (inode {:?})", path.escape_ascii(), one.inode))
 }
 
 fn repair(bytes: Vec<u8>) -> (vmwright_ext4::Result<Report>, Vec<u8>) {
     let disk = Arc::new(MemDisk::from_bytes(bytes));
-    let report = check(disk.clone() as Arc<dyn Disk>, &CheckOptions { repair: true, ..CheckOptions::default() });
+    let report =
+        check(disk.clone() as Arc<dyn Disk>, &CheckOptions { repair: true, ..CheckOptions::default() });
     (report, disk.to_bytes())
 }
 
@@ -226,7 +228,10 @@ fn what_lost_its_name_is_found_in_lost_and_found() {
         let (_, repaired) = after(kind, &["unlink small", "unlink one"]);
         let found = readable(&repaired);
         let path = format!("/lost+found/#{}", small.0);
-        assert_eq!(found.get(path.as_bytes()).map(|found| &found.content), Some(&before[&b"/small"[..]].content));
+        assert_eq!(
+            found.get(path.as_bytes()).map(|found| &found.content),
+            Some(&before[&b"/small"[..]].content)
+        );
         assert!(found.len() >= before.len(), "{kind}");
     }
 }
