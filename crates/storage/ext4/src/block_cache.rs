@@ -71,6 +71,8 @@ pub(crate) struct BlockCache {
     changes: u64,
     behind: WriteBehind,
     redirects: HashMap<u64, Redirect>,
+    /// The disk that redirected blocks are on, where it is another one.
+    elsewhere: Option<Arc<dyn Disk>>,
     /// How many clean blocks are kept, and how many dirty ones before they are written early.
     capacity: usize,
     /// Whether dirty blocks may reach the disk.
@@ -124,6 +126,7 @@ impl BlockCache {
             changes: 0,
             behind: WriteBehind::default(),
             redirects: HashMap::new(),
+            elsewhere: None,
             capacity: (bytes / block_size).max(16),
             writable,
             bytes_written: 0,
@@ -176,6 +179,11 @@ impl BlockCache {
         *self.clean.get_mut().unwrap_or_else(PoisonError::into_inner) = Clean::default();
     }
 
+    /// Lets redirected blocks be read from another disk.
+    pub(crate) fn redirect_to(&mut self, disk: Arc<dyn Disk>) {
+        self.elsewhere = Some(disk);
+    }
+
     /// Whether any block is to be read from elsewhere.
     pub(crate) fn has_redirects(&self) -> bool {
         !self.redirects.is_empty()
@@ -210,6 +218,14 @@ impl BlockCache {
     /// Reads a block from the journal or from its place.
     fn fetch(&self, block: u64) -> Result<Vec<u8>> {
         let mut content = vec![0; self.block_size];
+        if let (Some(source), Some(disk)) = (self.redirects.get(&block), &self.elsewhere) {
+            let offset = source.block.saturating_mul(self.block_size as u64);
+            disk.read_at(&mut content, offset).map_err(|source| Error::disk("read", source))?;
+            if source.escaped {
+                content[..4].copy_from_slice(&ESCAPED);
+            }
+            return Ok(content);
+        }
         let own = Redirect { block, escaped: false };
         let source = self.redirects.get(&block).copied().unwrap_or(own);
         let offset = self.offset(source.block)?;

@@ -34,6 +34,8 @@ enum Reason {
          clear it with `tune2fs -f -E clear_mmp` or open the volume ignoring it"
     )]
     Held(Holder),
+    #[error("the filesystem's journal is on another disk, which is needed: the one with the UUID {0}")]
+    JournalElsewhere(uuid::Uuid),
 }
 
 /// Where in a filesystem something was found.
@@ -132,6 +134,11 @@ impl Error {
         Self(Box::new(Reason::Held(holder)))
     }
 
+    /// States that there is no going on without the journal's own disk.
+    pub(crate) fn journal_elsewhere(uuid: [u8; 16]) -> Self {
+        Self(Box::new(Reason::JournalElsewhere(uuid::Uuid::from_bytes(uuid))))
+    }
+
     /// Wraps a failure of the disk beneath; `action` is a verb such as "read".
     pub(crate) fn disk(action: &'static str, source: vmwright_disk::Error) -> Self {
         Self(Box::new(Reason::Disk { action, source }))
@@ -147,6 +154,7 @@ impl Error {
             Reason::TooSmall { .. } => ErrorKind::NoSpace,
             Reason::Option { .. } | Reason::Value { .. } => ErrorKind::InvalidInput,
             Reason::Held(_) => ErrorKind::InUse,
+            Reason::JournalElsewhere(_) => ErrorKind::Unsupported,
         }
     }
 }

@@ -6,7 +6,7 @@ use vmwright_disk::FreeMap;
 
 use crate::bitmap;
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::features::compat;
+use crate::features::{compat, incompat};
 use crate::group_bitmaps::StoredBitmap;
 use crate::volume::Ext4;
 
@@ -84,7 +84,10 @@ impl Ext4 {
         }
         if self.superblock.features.has_compat(compat::HAS_JOURNAL) {
             match self.superblock.journal_inode() {
-                0 => return refuse("the journal is on another device: what is free is not certain"),
+                0 if self.superblock.features.has_incompat(incompat::RECOVER) => {
+                    return refuse("the journal is on another device: what is free is not certain");
+                }
+                0 => {}
                 number if self.journal_superblock(&self.inode(number)?)?.has_error() => {
                     return refuse("the journal records an error: what is free is not certain");
                 }

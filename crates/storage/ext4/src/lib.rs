@@ -82,6 +82,7 @@ mod inline;
 mod inode;
 mod inode_alloc;
 mod journal;
+mod journal_device;
 mod layout;
 pub mod make;
 mod mapping;

@@ -1,15 +1,19 @@
 //! What a crash left in the journal: followed in memory for reading, written to its place for writing.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+
+use vmwright_disk::Disk;
 
 use crate::alloc::Allocator;
 use crate::block_cache::Redirect;
-use crate::error::{Error, Place, Result};
+use crate::error::{Error, ErrorKind, Place, Result};
 use crate::fast_replay;
 use crate::features::{compat, incompat};
 use crate::group::Groups;
 use crate::inode::Inode;
 use crate::journal::{self, JournalSuperblock, Recovery};
+use crate::journal_device::{JournalDevice, JournalPlace};
 use crate::layout::SUPERBLOCK_OFFSET;
 use crate::mapping::RunPlace;
 use crate::superblock::Superblock;
@@ -20,7 +24,7 @@ const JOURNAL_SUPERBLOCK: usize = 1024;
 
 impl Ext4 {
     /// Takes over what the journal holds.
-    pub(crate) fn recover(&mut self, options: Options) -> Result<()> {
+    pub(crate) fn recover(&mut self, device: Option<Arc<dyn Disk>>, options: Options) -> Result<()> {
         let features = self.superblock.features;
         let pending = features.has_incompat(incompat::RECOVER);
         if !features.has_compat(compat::HAS_JOURNAL) {
@@ -29,18 +33,25 @@ impl Ext4 {
                 false => Ok(()),
             };
         }
-        let number = self.superblock.journal_inode();
-        if number == 0 {
-            return match pending || options.write {
-                true => Err(Error::unsupported("the journal is on another device")),
-                false => Ok(()),
-            };
-        }
+        let place = match (self.superblock.journal_inode(), device) {
+            (0, Some(disk)) => JournalPlace::Device(JournalDevice::open(disk, &self.superblock)?),
+            // What a journal holds without the flag is never replayed, here or by kernels.
+            (0, None) if !pending => return Ok(()),
+            (0, None) => return Err(Error::journal_elsewhere(self.superblock.journal_uuid())),
+            (_, Some(_)) => {
+                let problem = "the filesystem's journal is its own, not on another disk";
+                return Err(Error::plain(ErrorKind::InvalidInput, problem));
+            }
+            (_, None) if !pending && !options.write => return Ok(()),
+            (number, None) => JournalPlace::Inside(self.inode(number)?),
+        };
         if !pending && !options.write {
             return Ok(());
         }
-        let inode = self.inode(number)?;
-        let journal = self.journal_superblock(&inode)?;
+        let journal = match &place {
+            JournalPlace::Inside(inode) => self.journal_superblock(inode)?,
+            JournalPlace::Device(device) => device.superblock()?,
+        };
         if journal.has_error() && options.write {
             return Err(Error::unsupported("the journal records an error: the filesystem must be checked"));
         }
@@ -49,17 +60,26 @@ impl Ext4 {
             // later one of the same number could seem to go on with them. There are fewer than blocks.
             return match journal.start() {
                 0 => Ok(()),
-                _ => self.empty(&inode, &journal, journal.sequence().wrapping_add(journal.end)),
+                _ => self.empty(&place, &journal, journal.sequence().wrapping_add(journal.end)),
             };
         }
-        let read = |index: u32| {
-            self.journal_block(&inode, index).and_then(|at| self.cache.read(at)).map(|b| b.to_vec())
+        let read = |index: u32| match &place {
+            JournalPlace::Inside(inode) => {
+                self.journal_block(inode, index).and_then(|at| self.cache.read(at)).map(|b| b.to_vec())
+            }
+            JournalPlace::Device(device) => device.read(index),
         };
         let blocks = self.superblock.blocks;
         let recovery = journal::recover(&journal, &read, blocks, self.superblock.inode_size)?;
-        let redirects = self.redirects(&inode, &recovery)?;
+        let redirects = self.redirects(&place, &recovery)?;
+        if let JournalPlace::Device(device) = &place {
+            if options.write && device.disk().is_read_only() {
+                return Err(Error::plain(ErrorKind::ReadOnly, "the journal's disk is read-only"));
+            }
+            self.cache.redirect_to(device.disk().clone());
+        }
         match options.write {
-            true => self.replay(&inode, &journal, &recovery, redirects, options),
+            true => self.replay(&place, &journal, &recovery, redirects, options),
             false => {
                 self.cache.redirect(redirects);
                 self.reload()?;
@@ -82,9 +102,12 @@ impl Ext4 {
         }
     }
 
-    fn redirects(&self, inode: &Inode, recovery: &Recovery) -> Result<HashMap<u64, Redirect>> {
+    fn redirects(&self, place: &JournalPlace, recovery: &Recovery) -> Result<HashMap<u64, Redirect>> {
         let redirect = |(block, replayed): (&u64, &journal::Replayed)| {
-            let at = self.journal_block(inode, replayed.index)?;
+            let at = match place {
+                JournalPlace::Inside(inode) => self.journal_block(inode, replayed.index)?,
+                JournalPlace::Device(_) => replayed.index.into(),
+            };
             Ok((*block, Redirect { block: at, escaped: replayed.escaped }))
         };
         recovery.blocks.iter().map(redirect).collect()
@@ -109,7 +132,7 @@ impl Ext4 {
     /// Writes what the journal holds to its place, then empties the journal.
     fn replay(
         &mut self,
-        inode: &Inode,
+        place: &JournalPlace,
         journal: &JournalSuperblock,
         recovery: &Recovery,
         redirects: HashMap<u64, Redirect>,
@@ -136,7 +159,7 @@ impl Ext4 {
         self.changed = true;
         self.sync_volume()?;
         self.flush_disk()?;
-        self.empty(inode, journal, recovery.next_sequence)?;
+        self.empty(place, journal, recovery.next_sequence)?;
         self.flush_disk()
     }
 
@@ -145,10 +168,15 @@ impl Ext4 {
     }
 
     /// Writes a superblock of the journal that says that nothing is in it.
-    fn empty(&mut self, inode: &Inode, journal: &JournalSuperblock, next_sequence: u32) -> Result<()> {
-        let block = self.journal_block(inode, 0)?;
+    fn empty(&mut self, place: &JournalPlace, journal: &JournalSuperblock, next_sequence: u32) -> Result<()> {
         let bytes = journal.emptied(next_sequence);
-        self.cache.forget(block, 1);
-        self.cache.write_data(&bytes, block * self.block_size())
+        match place {
+            JournalPlace::Inside(inode) => {
+                let block = self.journal_block(inode, 0)?;
+                self.cache.forget(block, 1);
+                self.cache.write_data(&bytes, block * self.block_size())
+            }
+            JournalPlace::Device(device) => device.write(&bytes),
+        }
     }
 }

@@ -368,6 +368,11 @@ impl Superblock {
         self.raw.s_orphan_file_inum.get()
     }
 
+    /// The UUID of the disk that the journal is on, where it is on one of its own.
+    pub(crate) fn journal_uuid(&self) -> [u8; 16] {
+        self.raw.s_journal_uuid
+    }
+
     /// The block that guards mounts, with the feature `mmp`.
     pub(crate) fn mmp_block(&self) -> u64 {
         self.raw.s_mmp_block.get()

@@ -76,6 +76,23 @@ impl Ext4 {
     /// read here or, opened for writing, that cannot be written, `InUse` where multiple mount protection says that
     /// someone else has it open.
     pub fn open(disk: Arc<dyn Disk>, options: Options) -> Result<Self> {
+        Self::open_on(disk, None, options)
+    }
+
+    /// Opens the filesystem on a disk, with its journal on another one.
+    ///
+    /// Both are written where there is anything to replay, so a transaction has to hold both. A volume whose journal
+    /// has nothing to replay can be opened, and written, without it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ext4::open`], and kind `InvalidInput` where the other disk does not hold the journal that the filesystem
+    /// names.
+    pub fn open_with_journal(disk: Arc<dyn Disk>, journal: Arc<dyn Disk>, options: Options) -> Result<Self> {
+        Self::open_on(disk, Some(journal), options)
+    }
+
+    fn open_on(disk: Arc<dyn Disk>, journal: Option<Arc<dyn Disk>>, options: Options) -> Result<Self> {
         let superblock = Superblock::read(&*disk)?;
         if options.write {
             superblock.check_writable()?;
@@ -89,7 +106,7 @@ impl Ext4 {
         }
         let mut volume = Self::assemble(disk, superblock, options)?;
         volume.guard(options)?;
-        volume.recover(options)?;
+        volume.recover(journal, options)?;
         if options.write {
             volume.check_clean()?;
             if volume.quota.is_none() {

@@ -151,6 +151,11 @@ impl JournalSuperblock {
         self.raw.s_sequence.get()
     }
 
+    /// How many filesystems a journal on a disk of its own is for.
+    pub(crate) fn users(&self) -> u32 {
+        self.raw.s_nr_users.get()
+    }
+
     /// Whether the kernel gave up on the volume while it was in use.
     pub(crate) fn has_error(&self) -> bool {
         self.raw.s_errno.get() != 0

@@ -8,6 +8,7 @@ mod folding;
 mod guards;
 mod images;
 mod inline;
+mod journal_device;
 mod journals;
 mod making;
 mod mmp;

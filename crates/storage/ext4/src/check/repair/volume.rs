@@ -46,7 +46,7 @@ pub(super) fn guard(disk: &Arc<dyn Disk>) -> Result<Option<(Guard, i64)>> {
 pub(super) fn recover(disk: &Arc<dyn Disk>) {
     let replay = || {
         let mut volume = open(disk)?;
-        volume.recover(options())?;
+        volume.recover(None, options())?;
         volume.sync_volume()
     };
     let finish = || {
