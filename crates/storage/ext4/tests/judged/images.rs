@@ -127,6 +127,13 @@ impl Kind {
     }
 }
 
+impl Kind {
+    /// Whether inodes have no room for nanoseconds.
+    pub(crate) fn has_small_inodes(&self) -> bool {
+        self.mke2fs.windows(2).any(|pair| pair == ["-I", "128"])
+    }
+}
+
 /// Finds a kind by its name.
 pub(crate) fn named(name: &str) -> &'static Kind {
     KINDS.iter().find(|kind| kind.name == name).unwrap()

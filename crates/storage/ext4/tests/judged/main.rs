@@ -22,6 +22,7 @@ mod ranges;
 mod reading;
 mod repairing;
 mod seals;
+mod sequences;
 mod tree;
 mod values;
 mod verdicts;
