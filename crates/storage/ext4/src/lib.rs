@@ -50,7 +50,6 @@ mod allocate;
 mod attributes;
 mod bitmap;
 mod block_cache;
-#[allow(dead_code)] // The passes land one by one.
 mod check;
 mod checksum;
 mod copies;

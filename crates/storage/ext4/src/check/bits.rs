@@ -59,20 +59,6 @@ impl Bits {
         before
     }
 
-    /// Takes a number out.
-    pub(crate) fn clear(&mut self, at: u64) {
-        if !self.has(at) {
-            return;
-        }
-        let piece = &mut self.pieces[(at / PIECE) as usize];
-        if matches!(piece, Piece::All) {
-            *piece = Piece::Some(Box::new([!0; PIECE as usize / 64]));
-        }
-        if let Piece::Some(words) = piece {
-            words[(at % PIECE / 64) as usize] &= !(1 << (at % 64));
-        }
-    }
-
     /// Puts a range in; answers whether none of it was there before.
     pub(crate) fn set_range(&mut self, start: u64, len: u64) -> bool {
         let end = start.saturating_add(len).min(self.len);
@@ -114,11 +100,6 @@ impl Bits {
             }
         }
         None
-    }
-
-    /// Whether the set is empty.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.next(0).is_none()
     }
 
     /// Writes the bits of a range, which begins at the lowest bit of the first byte, into bytes.
@@ -199,17 +180,16 @@ mod tests {
     use super::*;
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
         #[test]
         fn a_set_is_what_was_put_in(
-            ranges in prop::collection::vec((0_u64..140_000, 0_u64..70_000, any::<bool>()), 1..12),
+            ranges in prop::collection::vec((0_u64..140_000, 0_u64..70_000, any::<bool>()), 1..6),
             window in (0_u64..100_000, 0_u64..5000),
         ) {
             let len = 150_003;
             let (mut bits, mut model) = (Bits::new(len), BTreeSet::new());
-            for (start, count, clear) in ranges {
-                if clear {
-                    bits.clear(start);
-                    model.remove(&start);
+            for (start, count, single) in ranges {
+                if single {
                     prop_assert_eq!(bits.set(start + 1), !model.insert(start + 1));
                     continue;
                 }

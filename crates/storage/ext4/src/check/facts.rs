@@ -79,16 +79,6 @@ impl Facts {
     pub(crate) fn group(&self, group: u32) -> Option<&[Fact]> {
         self.groups.get(group as usize)?.as_deref()
     }
-
-    /// The inodes in use, in order.
-    pub(crate) fn used(&self) -> impl Iterator<Item = (u32, Fact)> {
-        let per_group = self.per_group;
-        let groups = (0_u32..).zip(&self.groups).filter_map(|(n, facts)| Some((n, facts.as_deref()?)));
-        groups.flat_map(move |(group, facts)| {
-            let first = group * per_group + 1;
-            (first..).zip(facts.iter().copied()).filter(|(_, fact)| fact.marks & mark::USED != 0)
-        })
-    }
 }
 
 /// A directory in use.

@@ -91,7 +91,6 @@ pub fn check(disk: Arc<dyn Disk>, options: &CheckOptions) -> Result<Report> {
 
 /// A check under way: what every pass works on.
 pub(crate) struct Checker {
-    pub(crate) options: CheckOptions,
     pub(crate) reader: Reader,
     /// The geometry is validated, everything else is as found.
     pub(crate) superblock: Superblock,

@@ -39,7 +39,6 @@ pub(super) fn open(disk: Arc<dyn Disk>, options: &CheckOptions) -> Result<Checke
     superblock.features.check_known()?;
     let reader = Reader::new(disk, superblock.block_size, superblock.blocks);
     let mut checker = Checker {
-        options: *options,
         findings: Findings { limit: options.max_findings, ..Findings::default() },
         facts: Facts::new(superblock.groups, superblock.inodes_per_group),
         claims: Claims::new(superblock.blocks, superblock.cluster_blocks),

