@@ -1,6 +1,7 @@
 //! `vmwright fs trim`
 
 use anyhow::{Context, anyhow};
+use serde::Serialize;
 use vmwright_guest::fs::{Purpose, Target};
 use vmwright_image::copy::{Fill, Freed, sparsify, wipe};
 
@@ -24,13 +25,20 @@ pub(crate) struct Args {
     editing: Editing,
 }
 
+#[derive(Serialize)]
+struct Answer {
+    bytes_free: u64,
+    /// What of it held something, and was given back or overwritten.
+    bytes_treated: u64,
+}
+
 /// Gives the free space back, or fills it with zeros.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let trim = |target: &Target| trim(target, args.zero);
     let freed = args.editing.edit(&args.place, Purpose::Filesystem, args.json, trim);
     let freed = freed.with_context(|| format!("cannot trim the filesystem on {}", args.place.shown()))?;
     if args.json {
-        return json(&freed);
+        return json(&Answer { bytes_free: freed.bytes_free, bytes_treated: freed.bytes_treated });
     }
     let were = if args.editing.is_dry_run() { "would be" } else { "were" };
     let treated = if args.zero { "overwritten with zeros" } else { "given back" };

@@ -16,6 +16,8 @@ enum Reason {
     Image { action: &'static str, path: PathBuf, kind: ErrorKind, source: Cause },
     #[error("cannot {action} {device}")]
     Volume { action: &'static str, device: String, kind: ErrorKind, source: Cause },
+    #[error("{device}")]
+    On { device: String, kind: ErrorKind, source: Cause },
     #[error("{0}")]
     Filesystem(vmwright_vfs::Error),
     #[error("{0}")]
@@ -65,6 +67,15 @@ impl Error {
         Self(Box::new(Reason::Volume { action, device, kind, source }))
     }
 
+    /// An error about a volume, where the caller says what was attempted.
+    pub(crate) fn on(
+        device: &str,
+        kind: ErrorKind,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Self(Box::new(Reason::On { device: device.to_owned(), kind, source: source.into() }))
+    }
+
     pub(crate) fn host(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self(Box::new(Reason::Host { action, path: path.to_owned(), source }))
     }
@@ -92,7 +103,10 @@ impl Error {
     /// What sort of failure this is.
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
-            Reason::Image { kind, .. } | Reason::Volume { kind, .. } | Reason::Plain { kind, .. } => *kind,
+            Reason::Image { kind, .. }
+            | Reason::Volume { kind, .. }
+            | Reason::On { kind, .. }
+            | Reason::Plain { kind, .. } => *kind,
             Reason::Filesystem(source) => source.kind(),
             Reason::Disk(source) => source.kind(),
             Reason::Host { source, .. } => host_kind(source),

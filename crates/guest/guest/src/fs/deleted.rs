@@ -32,7 +32,7 @@ impl Target {
     /// Lists what is left of removed files, in the order of their inodes, until `visit` breaks.
     pub fn removed(&self, visit: &mut dyn FnMut(Removed) -> ControlFlow<()>) -> Result<()> {
         let Format::Ext = self.format()?;
-        let failed = self.failed("look for removed files on");
+        let failed = |error| self.failed(error);
         let volume = Ext4::open(self.disk().clone(), Options::default()).map_err(&failed)?;
         let found = volume.visit_deleted(&mut |deleted| {
             visit(Removed {

@@ -26,7 +26,7 @@ impl Target {
         let (description, problem) = match Ext4::open(self.disk().clone(), Options::default()) {
             Ok(opened) => (opened.describe(), None),
             Err(error) => {
-                let known = describe(&**self.disk()).map_err(self.failed("read the filesystem on"))?;
+                let known = describe(&**self.disk()).map_err(|error| self.failed(error))?;
                 (known, Some(error.to_string()))
             }
         };

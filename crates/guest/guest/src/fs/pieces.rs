@@ -89,7 +89,7 @@ impl Target {
             }
             ControlFlow::Continue(())
         });
-        visited.map_err(self.failed("measure the fragmentation of"))?;
+        visited.map_err(|error| self.failed(error))?;
         all.score = score(all.pieces, all.fewest, all.blocks);
         let mut paths = BTreeMap::new();
         let root = Root::new(Box::new(volume));
@@ -122,7 +122,7 @@ impl Target {
                 ControlFlow::Continue(())
             })?;
         }
-        let failed = self.failed("measure the fragmentation of");
+        let failed = |error| self.failed(error);
         let each = inodes.into_iter().map(|(inode, path)| {
             let pieces = counter.pieces(inode).map_err(&failed)?;
             Ok(FilePieces::new(pieces, Some(String::from_utf8_lossy(&path).into_owned())))
@@ -132,6 +132,6 @@ impl Target {
 
     fn to_read(&self) -> Result<Ext4> {
         let Format::Ext = self.format()?;
-        Ext4::open(self.disk().clone(), Options::default()).map_err(self.failed("open the filesystem on"))
+        Ext4::open(self.disk().clone(), Options::default()).map_err(|error| self.failed(error))
     }
 }

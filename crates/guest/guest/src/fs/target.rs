@@ -116,8 +116,8 @@ impl Target {
     }
 
     /// An error of a driver about this volume.
-    pub(super) fn failed(&self, action: &'static str) -> impl Fn(vmwright_ext4::Error) -> Error {
-        move |error| Error::volume(action, &self.open.volume.device, error.kind(), error)
+    pub(super) fn failed(&self, error: vmwright_ext4::Error) -> Error {
+        Error::on(&self.open.volume.device, error.kind(), error)
     }
 
     /// Says what [`Target::commit`] would write, without writing it.

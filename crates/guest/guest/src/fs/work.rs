@@ -107,19 +107,19 @@ impl Target {
             None => self.format()?,
         };
         let options = CheckOptions { repair, ..CheckOptions::default() };
-        let report = check(self.disk().clone(), &options).map_err(self.failed("check the filesystem on"))?;
+        let report = check(self.disk().clone(), &options).map_err(|error| self.failed(error))?;
         Ok(report.into())
     }
 
     /// Makes a filesystem of the ext family on the volume; what is there is lost.
     pub fn make_ext(&self, options: &MakeOptions) -> Result<Made> {
-        make(self.disk().clone(), options).map_err(self.failed("make a filesystem on"))
+        make(self.disk().clone(), options).map_err(|error| self.failed(error))
     }
 
     /// The fewest bytes that the filesystem can be shrunk to.
     pub fn minimum(&self) -> Result<u64> {
         let Format::Ext = self.format()?;
-        resize::minimum(self.disk().clone()).map_err(self.failed("measure the filesystem on"))
+        resize::minimum(self.disk().clone()).map_err(|error| self.failed(error))
     }
 
     /// Gives the filesystem another size; its partition stays as it is.
@@ -132,7 +132,7 @@ impl Target {
         };
         let options = resize::Options { now: Some(self.now()), ..resize::Options::default() };
         let done = resize::resize(self.disk().clone(), to, &options);
-        let done = done.map_err(self.failed("resize the filesystem on"))?;
+        let done = done.map_err(|error| self.failed(error))?;
         Ok(Resized {
             old_size: done.old_bytes(),
             new_size: done.new_bytes(),
@@ -146,6 +146,6 @@ impl Target {
         let Format::Ext = self.format()?;
         let changes = tune::Changes { now: Some(self.now()), ..changes.clone() };
         let tuned = tune::tune(self.disk().clone(), &changes);
-        Ok(tuned.map_err(self.failed("tune the filesystem on"))?.features)
+        Ok(tuned.map_err(|error| self.failed(error))?.features)
     }
 }
