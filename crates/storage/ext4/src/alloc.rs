@@ -8,6 +8,8 @@
 //! index of groups (no run of group n is longer than …)  →  bitmap of the group  →  first run that fits
 //! ```
 
+use std::ops::Range;
+
 use crate::bitmap;
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::group_index::GroupIndex;
@@ -26,6 +28,8 @@ pub(crate) struct Allocator {
     pub(crate) inodes: GroupIndex,
     /// How many directories there are.
     pub(crate) directories: u64,
+    /// Where the metadata of all groups is, in ranges that are sorted and do not touch; empty until it is needed.
+    pub(crate) metadata: Vec<Range<u64>>,
     /// Room kept for files that are growing.
     pub(crate) windows: Windows,
 }
@@ -109,7 +113,7 @@ impl Ext4 {
     }
 
     /// A range of bits as clusters counted from the beginning of the volume.
-    fn bit_range(&self, group: u32, from: u32, to: u32) -> std::ops::Range<u64> {
+    fn bit_range(&self, group: u32, from: u32, to: u32) -> Range<u64> {
         let start = u64::from(group) * u64::from(self.superblock.clusters_per_group());
         start + u64::from(from)..start + u64::from(to)
     }

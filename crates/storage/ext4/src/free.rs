@@ -103,7 +103,7 @@ impl Ext4 {
     }
 
     /// Every block that holds metadata of a group, in ranges that are sorted and do not touch.
-    fn metadata(&self) -> Result<Vec<Range<u64>>> {
+    pub(crate) fn metadata(&self) -> Result<Vec<Range<u64>>> {
         let superblock = &self.superblock;
         let table = superblock.inode_table_blocks();
         let mut ranges: Vec<Range<u64>> = Vec::new();

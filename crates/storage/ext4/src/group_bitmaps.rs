@@ -72,6 +72,9 @@ impl Ext4 {
             return Ok(at);
         }
         if flags & BLOCK_UNINIT != 0 {
+            if self.allocator.metadata.is_empty() {
+                self.allocator.metadata = self.metadata()?;
+            }
             let bits = self.initial_block_bitmap(group);
             self.cache.put(at, bits)?;
             self.groups.modify(group)?.flags &= !BLOCK_UNINIT;
@@ -157,21 +160,13 @@ impl Ext4 {
         let mut bits = vec![0; superblock.block_size as usize];
         let len = u64::from(superblock.group_blocks(group));
         bitmap::fill(&mut bits, superblock.group_clusters(group), superblock.block_size * 8, true);
-        let head = superblock.head_blocks(group).min(len).div_ceil(cluster);
-        bitmap::fill(&mut bits, 0, head as u32, true);
         let start = superblock.group_start(group);
-        let table = superblock.inode_table_blocks();
+        let metadata = &self.allocator.metadata;
         // With flex_bg a group may hold the metadata of others.
-        for other in self.groups.iter() {
-            for (first, count) in
-                [(other.block_bitmap, 1), (other.inode_bitmap, 1), (other.inode_table, table)]
-            {
-                let from = first.clamp(start, start + len) - start;
-                let to = first.saturating_add(count).clamp(start, start + len) - start;
-                if from < to {
-                    bitmap::fill(&mut bits, (from / cluster) as u32, to.div_ceil(cluster) as u32, true);
-                }
-            }
+        let first = metadata.partition_point(|range| range.end <= start);
+        for range in metadata[first..].iter().take_while(|range| range.start < start + len) {
+            let (from, to) = (range.start.max(start) - start, range.end.min(start + len) - start);
+            bitmap::fill(&mut bits, (from / cluster) as u32, to.div_ceil(cluster) as u32, true);
         }
         bits
     }
