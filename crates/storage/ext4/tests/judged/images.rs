@@ -25,10 +25,6 @@ const fn kind(name: &'static str, mke2fs: &'static [&'static str]) -> Kind {
     Kind { name, mke2fs, debugfs: &[], writable: true, optional: false }
 }
 
-const fn read_only(name: &'static str, mke2fs: &'static [&'static str]) -> Kind {
-    Kind { name, mke2fs, debugfs: &[], writable: false, optional: false }
-}
-
 const fn unmountable(name: &'static str, mke2fs: &'static [&'static str]) -> Kind {
     Kind { name, mke2fs, debugfs: &[], writable: true, optional: true }
 }
@@ -109,7 +105,6 @@ pub(crate) const KINDS: &[Kind] = &[
         "meta_bg_uninit",
         &["-t", "ext4", "-O", "meta_bg,^resize_inode,^metadata_csum,uninit_bg", "-g", "512"],
     ),
-    read_only("mmp", &["-t", "ext4", "-O", "mmp"]),
 ];
 
 impl Kind {

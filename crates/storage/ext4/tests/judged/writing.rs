@@ -179,14 +179,20 @@ fn the_kernel_and_we_take_turns_on_every_kind_of_volume() {
 }
 
 #[test]
-fn volumes_of_kinds_we_cannot_write_are_refused() {
+fn volumes_that_must_not_be_written_are_refused() {
     need!("mke2fs", "debugfs");
-    for kind in KINDS.iter().filter(|kind| !kind.writable) {
-        let image = Image::make(kind, 64);
+    for feature in ["read-only", "FEATURE_R30"] {
+        let image = Image::make(named("default"), 16);
+        let request = format!("feature {feature}");
+        vmwright_judges::run(
+            "debugfs",
+            ["-w".as_ref(), "-R".as_ref(), request.as_ref(), image.path().as_os_str()],
+        );
         let before = std::fs::read(image.path()).unwrap();
         let error = Ext4::open(image.disk(false), Options::writable()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unsupported, "{}: {error}", kind.name);
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{feature}: {error}");
         assert!(std::fs::read(image.path()).unwrap() == before);
+        image.open();
     }
 }
 
