@@ -23,6 +23,9 @@ use crate::xattr::INLINE_DATA;
 /// Where in a record the block map is, and inline content begins.
 const I_BLOCK: usize = 0x28;
 
+/// How many blocks of one hole are told apart.
+const MAX_HOLES: usize = 1 << 12;
+
 /// The bytes of inline content that are in the block map's place.
 const INLINE_HEAD: usize = 60;
 
@@ -79,7 +82,9 @@ fn one(checker: &mut Checker, index: usize, directory: &Directory, blocks: &[Dir
     let indexed = directory.flags & flags::INDEX != 0;
     let known = checker.superblock.features.has_compat(compat::DIR_INDEX);
     let count = blocks.last().map_or(0, |last| last.logical.saturating_add(1));
-    let mut tree = (indexed && known).then(|| Index::new(count, directory, &checker.superblock));
+    // A directory of mostly holes is too damaged for its index to matter, and could take any memory.
+    let dense = (count as usize) <= blocks.len().saturating_mul(2).saturating_add(MAX_HOLES);
+    let mut tree = (indexed && known && dense).then(|| Index::new(count, directory, &checker.superblock));
     for block in blocks {
         let place = Place::Content { inode: directory.inode, block: block.logical.into() };
         if block.block == 0 {
@@ -113,7 +118,8 @@ fn missing(checker: &mut Checker, directory: &Directory, blocks: &[DirectoryBloc
     for block in blocks {
         if block.logical > next {
             let place = Place::Content { inode: directory.inode, block: next.into() };
-            (next..block.logical).for_each(|at| hole(checker, place.clone(), (directory.inode, at.into())));
+            let holes = (next..block.logical).take(MAX_HOLES);
+            holes.for_each(|at| hole(checker, place.clone(), (directory.inode, at.into())));
         }
         next = block.logical.saturating_add(1);
     }

@@ -1,7 +1,9 @@
 //! Bitmaps and counts, written anew from what is in use.
 
+use std::collections::HashSet;
+
 use crate::bitmap;
-use crate::check::{Checker, Problem};
+use crate::check::{Checker, Place, Problem};
 use crate::checksum::crc32c;
 use crate::dir_block::{TYPE_DIRECTORY, get_u16, put_u16, put_u32};
 use crate::error::Result;
@@ -40,13 +42,22 @@ pub(super) fn apply(checker: &mut Checker) -> Result<()> {
         return Ok(());
     }
     let freeing = checker.findings.are_certain();
+    let wrong = checker.findings.kept.iter().filter(|finding| {
+        matches!(finding.kind, Problem::GroupUninit | Problem::BlockBitmap | Problem::InodeBitmap)
+    });
+    let uninit: HashSet<u32> = wrong
+        .filter_map(|finding| match finding.place {
+            Place::Group(group) => Some(group),
+            _ => None,
+        })
+        .collect();
     let (mut free_blocks, mut free_inodes) = (0_u64, 0_u32);
     for number in 0..checker.superblock.groups {
         let mut group = checker.groups[number as usize].clone();
         if !is_placed(checker, &group) {
             return Ok(());
         }
-        blocks(checker, number, &mut group, freeing)?;
+        blocks(checker, number, &mut group, (freeing, uninit.contains(&number)))?;
         inodes(checker, number, &mut group, freeing)?;
         free_blocks += u64::from(group.free_blocks);
         free_inodes = free_inodes.saturating_add(group.free_inodes);
@@ -68,7 +79,12 @@ fn is_placed(checker: &Checker, group: &Group) -> bool {
 }
 
 /// Writes the bitmap of a group's clusters, and its count.
-fn blocks(checker: &mut Checker, number: u32, group: &mut Group, freeing: bool) -> Result<()> {
+fn blocks(
+    checker: &mut Checker,
+    number: u32,
+    group: &mut Group,
+    (freeing, wrong): (bool, bool),
+) -> Result<()> {
     let superblock = &checker.superblock;
     let clusters = superblock.blocks_per_group / superblock.cluster_blocks;
     let here = superblock.group_blocks(number).div_ceil(superblock.cluster_blocks);
@@ -83,7 +99,7 @@ fn blocks(checker: &mut Checker, number: u32, group: &mut Group, freeing: bool) 
     }
     bitmap::fill(&mut actual, here, (size * 8) as u32, true);
     group.free_blocks = bitmap::count_clear(&actual, here);
-    if unwritten && !checker.findings.kept.iter().any(|finding| is_uninit(finding, number)) {
+    if unwritten && !wrong {
         return Ok(());
     }
     group.flags &= !BLOCK_UNINIT;
@@ -94,11 +110,6 @@ fn blocks(checker: &mut Checker, number: u32, group: &mut Group, freeing: bool) 
         checker.put_block(group.block_bitmap, &actual)?;
     }
     Ok(())
-}
-
-fn is_uninit(finding: &crate::check::Finding, number: u32) -> bool {
-    let kind = matches!(finding.kind, Problem::GroupUninit | Problem::BlockBitmap | Problem::InodeBitmap);
-    kind && finding.place == crate::check::Place::Group(number)
 }
 
 /// Writes the bitmap of a group's inodes, and its counts.

@@ -33,6 +33,7 @@ mod field {
 pub(super) fn apply(checker: &mut Checker) -> Result<()> {
     let suspects = checker.findings.suspects();
     let found = checker.findings.kept.clone();
+    let damaged = damaged_places(&found);
     for finding in &found {
         match finding.place {
             Place::Superblock if finding.kind == Problem::SuperblockChecksum => {
@@ -44,13 +45,18 @@ pub(super) fn apply(checker: &mut Checker) -> Result<()> {
                 extents::seal(checker, inode)?;
             }
             Place::Inode(inode) if !suspects.contains(&inode) => record(checker, inode, finding)?,
-            Place::Group(group) => descriptor(checker, group, finding, &found)?,
-            Place::Block(block) => attributes(checker, block, finding, &found)?,
+            Place::Group(group) if !damaged.contains(&finding.place) => descriptor(checker, group, finding)?,
+            Place::Block(block) if !damaged.contains(&finding.place) => attributes(checker, block, finding)?,
             _ => {}
         }
     }
     gathered(checker, &suspects)?;
     orphan_lists(checker, &found)
+}
+
+/// Places of which something is wrong that no repair can put right.
+fn damaged_places(found: &[Finding]) -> HashSet<&Place> {
+    found.iter().filter(|finding| !finding.kind.is_repairable()).map(|finding| &finding.place).collect()
 }
 
 /// Repairs one field of a record.
@@ -95,14 +101,10 @@ fn record(checker: &mut Checker, inode: u32, finding: &Finding) -> Result<()> {
 }
 
 /// Lets a descriptor promise nothing, and be true.
-fn descriptor(checker: &mut Checker, number: u32, finding: &Finding, all: &[Finding]) -> Result<()> {
-    let misplaced = |other: &Finding| {
-        let place = matches!(other.kind, Problem::GroupPlace | Problem::GroupOverlap);
-        place && other.place == finding.place
-    };
-    let promising =
-        matches!(finding.kind, Problem::GroupChecksum | Problem::GroupUnused | Problem::GroupUninit);
-    if !promising || all.iter().any(misplaced) {
+fn descriptor(checker: &mut Checker, number: u32, finding: &Finding) -> Result<()> {
+    // Without checksums flags mean nothing; with them bitmaps are put right later, and the flags with them.
+    let meaningless = finding.kind == Problem::GroupUninit && !checker.superblock.features.group_csum();
+    if !meaningless && !matches!(finding.kind, Problem::GroupChecksum | Problem::GroupUnused) {
         return Ok(());
     }
     let Some(mut group) = checker.groups.get(number as usize).cloned() else { return Ok(()) };
@@ -112,16 +114,12 @@ fn descriptor(checker: &mut Checker, number: u32, finding: &Finding, all: &[Find
 }
 
 /// Repairs a block of attributes of which no more than the head is wrong.
-fn attributes(checker: &mut Checker, block: u64, finding: &Finding, all: &[Finding]) -> Result<()> {
-    let damaged = |other: &Finding| other.place == finding.place && !other.kind.is_repairable();
+fn attributes(checker: &mut Checker, block: u64, finding: &Finding) -> Result<()> {
     let references = match (finding.kind, finding.expected) {
         (Problem::AttributeReferences, Some(expected)) => Some(expected as u32),
         (Problem::AttributeChecksum, _) => None,
         _ => return Ok(()),
     };
-    if all.iter().any(damaged) {
-        return Ok(());
-    }
     let mut content = checker.reader.block(block)?;
     if let Some(references) = references {
         put_u32(&mut content, 4, references);
@@ -178,9 +176,9 @@ fn gathered(checker: &mut Checker, suspects: &HashSet<u32>) -> Result<()> {
 
 /// The blocks of a directory, with their logical numbers.
 fn blocks(checker: &Checker, directory: &Directory) -> Vec<(u32, u64)> {
-    let own =
-        checker.directory_blocks.iter().filter(|block| block.inode == directory.inode && block.block != 0);
-    own.map(|block| (block.logical, block.block)).collect()
+    let first = checker.directory_blocks.partition_point(|block| block.inode < directory.inode);
+    let own = checker.directory_blocks[first..].iter().take_while(|block| block.inode == directory.inode);
+    own.filter(|block| block.block != 0).map(|block| (block.logical, block.block)).collect()
 }
 
 /// Lets the `..` of a directory lead to its parent.
