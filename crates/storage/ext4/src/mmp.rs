@@ -207,6 +207,13 @@ impl Guard {
         disk.write_at(self.raw.as_bytes(), self.offset).map_err(|source| Error::disk("write", source))
     }
 
+    /// Goes with the block where it moved, and seals it as the superblock has it now.
+    pub(crate) fn follow(&mut self, superblock: &Superblock) {
+        self.block = superblock.mmp_block();
+        self.offset = self.block.saturating_mul(superblock.block_size.into());
+        self.seed = superblock.features.metadata_csum().then_some(superblock.checksum_seed);
+    }
+
     /// Says in the block that nobody is at work, once everything is written.
     pub(crate) fn release(&mut self, disk: &Arc<dyn Disk>, now: i64) -> Result<()> {
         if !self.announced {

@@ -19,6 +19,9 @@ use crate::superblock::Superblock;
 use crate::volume::Ext4;
 use crate::xattr;
 
+/// Where the root of an index says how many levels are between it and the leaves.
+const INDIRECT_LEVELS: usize = 30;
+
 /// The numbers of the inodes of a group that are in use, in order.
 pub(crate) fn used_inodes(volume: &Ext4, group: u32) -> Result<Vec<u32>> {
     let descriptor = volume.groups.get(group)?;
@@ -153,12 +156,11 @@ fn reseal_content(
 fn reseal_directory(volume: &mut Ext4, new: &Superblock, inode: &Inode) -> Result<()> {
     let old = volume.directory_format(inode);
     let format = DirFormat { seed: inode.checksum_seed(new), ..old };
-    let indexed = indexed(&volume.superblock, inode);
+    let nodes = index_nodes(volume, inode, &old)?;
     for logical in 0..volume.directory_blocks(inode) {
         let RunPlace::Written(block) = volume.run_at(inode, logical.into())?.place else { continue };
         let mut bytes = volume.cache.read(block)?.to_vec();
-        let looks_indexed = indexed && (logical == 0 || htree::looks_like_node(&bytes));
-        seal_directory_block(&old, &format, looks_indexed, logical, &mut bytes)?;
+        seal_directory_block(&old, &format, nodes.contains(&logical), logical, &mut bytes)?;
         volume.cache.put(block, bytes)?;
     }
     Ok(())
@@ -167,6 +169,34 @@ fn reseal_directory(volume: &mut Ext4, new: &Superblock, inode: &Inode) -> Resul
 /// Whether a directory's first block is the root of an index.
 pub(crate) fn indexed(superblock: &Superblock, inode: &Inode) -> bool {
     superblock.features.has_compat(compat::DIR_INDEX) && inode.has_flag(flags::INDEX)
+}
+
+/// The blocks of a directory that make its index. An empty leaf without a checksum looks like one of them.
+pub(crate) fn index_nodes(volume: &Ext4, inode: &Inode, format: &DirFormat) -> Result<HashSet<u32>> {
+    let mut nodes = HashSet::new();
+    if !indexed(&volume.superblock, inode) {
+        return Ok(nodes);
+    }
+    let corrupt = |problem| Error::corrupt(Place::Inode(inode.number.into()), problem);
+    let read = |logical: u32| Ok(volume.cache.read(volume.directory_block(inode, logical)?)?.to_vec());
+    nodes.insert(0);
+    let root = htree::Node::root(format, read(0)?)?;
+    let levels = root.block[INDIRECT_LEVELS];
+    let mut level: Vec<u32> = (0..root.count()).map(|index| root.child(index)).collect();
+    for depth in 1..=levels {
+        let mut below = Vec::new();
+        for logical in level {
+            if !nodes.insert(logical) {
+                return Err(corrupt("the index of a directory leads to one block twice"));
+            }
+            let node = htree::Node::inner(format, logical, read(logical)?)?;
+            if depth < levels {
+                below.extend((0..node.count()).map(|index| node.child(index)));
+            }
+        }
+        level = below;
+    }
+    Ok(nodes)
 }
 
 /// Checks one block of a directory, of the index or not, and seals it in another way.

@@ -18,9 +18,10 @@ use crate::volume::Ext4;
 
 /// Turns the volume, which nothing is pending in, into the larger one that `new` describes.
 pub(crate) fn grow(disk: Arc<dyn Disk>, old: Ext4, new: Superblock, options: &Options) -> Result<Ext4> {
-    let Ext4 { superblock: before, groups, now, .. } = old;
+    let Ext4 { cache: mut old_cache, superblock: before, groups, now, .. } = old;
     let placed = placing::place(&new, before.groups..new.groups)?;
     let mut cache = BlockCache::new(disk.clone(), new.block_size, new.blocks, options.metadata_cache, true);
+    cache.put_guard(old_cache.take_guard());
     for part in &placed {
         part.write(&mut cache, &new)?;
     }
@@ -31,6 +32,7 @@ pub(crate) fn grow(disk: Arc<dyn Disk>, old: Ext4, new: Superblock, options: &Op
     cache.flush()?;
     let mut volume = Ext4::assemble(disk, new, options.volume())?;
     volume.now = now;
+    volume.cache.put_guard(cache.take_guard());
     let mut space = Space::new(&volume, Ranges::default());
     free_heads(&mut volume, &before, &mut space)?;
     lengthen(&mut volume, &before, &mut space)?;

@@ -97,5 +97,22 @@ pub(super) fn blocks(volume: &Ext4) -> Result<u64> {
     let last = new.head_blocks(new.groups - 1) + 2 + new.inode_table_blocks() + geometry::WORTH;
     let last = if low == 1 { needed } else { needed.saturating_sub(before).max(last) };
     let end = old.first_data_block + before + last.next_multiple_of(used.cluster);
+    let end = end.max(last_metadata(volume, low as u32 - 1)?);
     Ok(end.min(full(low)).min(old.blocks))
+}
+
+/// Where the metadata of a group that is to be the last one ends within it, so that it can stay.
+pub(super) fn last_metadata(volume: &Ext4, number: u32) -> Result<u64> {
+    let superblock = &volume.superblock;
+    let start = superblock.group_start(number);
+    let end = start + u64::from(superblock.group_blocks(number));
+    let group = volume.groups.get(number)?;
+    let places = [
+        (group.block_bitmap, 1),
+        (group.inode_bitmap, 1),
+        (group.inode_table, superblock.inode_table_blocks()),
+    ];
+    let inside = places.into_iter().filter(|(first, _)| (start..end).contains(first));
+    let last = inside.map(|(first, len)| first + len).max().unwrap_or(start);
+    Ok(last.next_multiple_of(superblock.cluster_blocks.into()).min(end))
 }

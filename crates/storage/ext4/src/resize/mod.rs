@@ -25,6 +25,7 @@ use vmwright_vfs::Timestamp;
 
 use crate::copies;
 use crate::error::{Error, ErrorKind, Result};
+use crate::features::incompat;
 use crate::volume::{self, Ext4};
 pub(crate) use grow::free_heads;
 use space::Space;
@@ -116,10 +117,18 @@ pub fn resize(disk: Arc<dyn Disk>, to: Target, options: &Options) -> Result<Resi
         Target::Minimum => minimum::blocks(&volume)?.min(old.blocks),
     };
     let too_small = |volume: &Ext4| Ok(Error::too_small(minimum::blocks(volume)?.saturating_mul(block_size)));
-    let new = match geometry::resized(&old, blocks, disk.len()) {
-        Err(error) if error.kind() == ErrorKind::NoSpace => return Err(too_small(&volume)?),
-        new => new?,
+    let settle = |blocks| match geometry::resized(&old, blocks, disk.len()) {
+        Err(error) if error.kind() == ErrorKind::NoSpace => Err(too_small(&volume)?),
+        new => new,
     };
+    let mut new = settle(blocks)?;
+    // Without flex_bg a group's metadata cannot leave it: a last group that would be shorter goes as a whole.
+    if new.blocks < old.blocks
+        && !old.features.has_incompat(incompat::FLEX_BG)
+        && new.blocks < minimum::last_metadata(&volume, new.groups - 1)?
+    {
+        new = settle(old.group_start(new.groups - 1))?;
+    }
     let mut done = Resized {
         block_size: new.block_size,
         old_blocks: old.blocks,
@@ -171,7 +180,13 @@ pub(crate) fn write_out(volume: &mut Ext4) -> Result<()> {
     volume.superblock.record_write(kibibytes, volume.now.seconds);
     copies::write_superblock(&mut volume.cache, &volume.superblock)?;
     volume.changed = false;
-    flush_disk(volume)
+    flush_disk(volume)?;
+    if let Some((mut guard, now)) = volume.cache.take_guard() {
+        // The block may have moved, and may have another seed.
+        guard.follow(&volume.superblock);
+        volume.cache.put_guard(Some((guard, now)));
+    }
+    volume.cache.release_guard(volume.now.seconds)
 }
 
 fn flush_disk(volume: &Ext4) -> Result<()> {

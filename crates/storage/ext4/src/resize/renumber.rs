@@ -8,7 +8,6 @@ use crate::checksum::crc32c;
 use crate::dir_block::{decode_rec_len, get_u16, get_u32, put_u32};
 use crate::error::{Error, ErrorKind, Place, Result};
 use crate::group::INODE_UNINIT;
-use crate::htree;
 use crate::inode::{Inode, flags};
 use crate::mapping::RunPlace;
 use crate::reseal;
@@ -196,11 +195,11 @@ impl Numbers {
     fn fix_directory(&self, volume: &mut Ext4, inode: &Inode, old: u32) -> Result<()> {
         let new_format = volume.directory_format(inode);
         let old_format = volume.directory_format(&Inode { number: old, ..inode.clone() });
-        let indexed = reseal::indexed(&volume.superblock, inode);
+        let nodes = reseal::index_nodes(volume, inode, &old_format)?;
         for logical in 0..volume.directory_blocks(inode) {
             let RunPlace::Written(block) = volume.run_at(inode, logical.into())?.place else { continue };
             let mut bytes = volume.cache.read(block)?.to_vec();
-            let node = indexed && (logical == 0 || htree::looks_like_node(&bytes));
+            let node = nodes.contains(&logical);
             // What is checked is what was there; then it is changed, and sealed once more.
             reseal::seal_directory_block(&old_format, &new_format, node, logical, &mut bytes)?;
             if self.fix_chain(&mut bytes, inode.number)? {

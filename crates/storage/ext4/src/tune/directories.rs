@@ -44,11 +44,12 @@ impl Tuning<'_> {
             if indexed && !index_has_room(volume, &inode, &old, &format)? {
                 unindex(volume, &inode)?;
             }
-            let indexed = indexed && volume.inode(inode.number)?.has_flag(flags::INDEX);
+            let inode = volume.inode(inode.number)?;
+            let nodes = reseal::index_nodes(volume, &inode, &old)?;
             for logical in 0..volume.directory_blocks(&inode) {
                 let RunPlace::Written(block) = volume.run_at(&inode, logical.into())?.place else { continue };
                 let bytes = volume.cache.read(block)?.to_vec();
-                if indexed && (logical == 0 || htree::looks_like_node(&bytes)) {
+                if nodes.contains(&logical) {
                     continue;
                 }
                 let size = bytes.len();
@@ -104,13 +105,11 @@ impl Tuning<'_> {
 const TAIL: usize = 12;
 
 fn index_has_room(volume: &Ext4, inode: &Inode, old: &DirFormat, new: &DirFormat) -> Result<bool> {
-    for logical in 0..volume.directory_blocks(inode) {
-        let RunPlace::Written(block) = volume.run_at(inode, logical.into())?.place else { continue };
-        let bytes = volume.cache.read(block)?.to_vec();
+    for logical in reseal::index_nodes(volume, inode, old)? {
+        let bytes = volume.cache.read(volume.directory_block(inode, logical)?)?.to_vec();
         let mut node = match logical {
             0 => htree::Node::root(old, bytes)?,
-            _ if htree::looks_like_node(&bytes) => htree::Node::inner(old, logical, bytes)?,
-            _ => continue,
+            _ => htree::Node::inner(old, logical, bytes)?,
         };
         if !node.convert(new) {
             return Ok(false);
@@ -123,17 +122,17 @@ fn index_has_room(volume: &Ext4, inode: &Inode, old: &DirFormat, new: &DirFormat
 fn unindex(volume: &mut Ext4, inode: &Inode) -> Result<()> {
     let format = volume.directory_format(inode);
     let size = volume.superblock.block_size as usize;
-    for logical in 0..volume.directory_blocks(inode) {
-        let RunPlace::Written(block) = volume.run_at(inode, logical.into())?.place else { continue };
-        let bytes = volume.cache.read(block)?.to_vec();
-        if logical == 0 {
-            let unsealed = DirFormat { seed: None, ..format };
-            let two: Vec<Entry<'_>> = unsealed.entries(&bytes).take(2).collect::<Result<_>>()?;
-            let plain = format.packed_block(size, two);
-            volume.cache.put(block, plain)?;
-        } else if htree::looks_like_node(&bytes) {
+    for logical in reseal::index_nodes(volume, inode, &format)? {
+        let block = volume.directory_block(inode, logical)?;
+        if logical > 0 {
             volume.cache.put(block, format.empty_block(size))?;
+            continue;
         }
+        let bytes = volume.cache.read(block)?.to_vec();
+        let unsealed = DirFormat { seed: None, ..format };
+        let two: Vec<Entry<'_>> = unsealed.entries(&bytes).take(2).collect::<Result<_>>()?;
+        let plain = format.packed_block(size, two);
+        volume.cache.put(block, plain)?;
     }
     let plain = Inode { flags: inode.flags & !flags::INDEX, ..inode.clone() };
     volume.put_inode(&plain)

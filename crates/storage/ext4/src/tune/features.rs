@@ -19,6 +19,7 @@ const SETTABLE: Features = Features {
         | incompat::EA_INODE
         | incompat::CSUM_SEED
         | incompat::LARGEDIR
+        | incompat::MMP
         | incompat::CASEFOLD,
     ro_compat: ro_compat::LARGE_FILE
         | ro_compat::HUGE_FILE
@@ -38,7 +39,7 @@ const CLEARABLE: Features = Features {
         | compat::DIR_INDEX
         | compat::FAST_COMMIT
         | compat::ORPHAN_FILE,
-    incompat: incompat::FLEX_BG | incompat::CSUM_SEED | incompat::CASEFOLD,
+    incompat: incompat::FLEX_BG | incompat::CSUM_SEED | incompat::MMP | incompat::CASEFOLD,
     ro_compat: ro_compat::LARGE_FILE
         | ro_compat::HUGE_FILE
         | ro_compat::DIR_NLINK
@@ -81,7 +82,8 @@ pub(super) fn wanted(present: Features, edits: &[String]) -> Result<Wanted> {
     } else if present.metadata_csum() && !edits.iter().any(|text| text == "^uninit_bg") {
         all.ro_compat |= ro_compat::GDT_CSUM;
     }
-    if !all.metadata_csum() && present.metadata_csum() {
+    let asked = edits.iter().any(|text| text == "metadata_csum_seed");
+    if !all.metadata_csum() && present.metadata_csum() && !asked {
         all.incompat &= !incompat::CSUM_SEED;
     }
     let wanted = Wanted { on: all.without(&present), off: present.without(&all), all };

@@ -5,6 +5,7 @@ use std::ops::Range;
 use vmwright_vfs::FileType;
 
 use super::Tuning;
+use crate::checksum::crc32c;
 use crate::error::{Error, ErrorKind, Result};
 use crate::extents::{Extent, Node};
 use crate::features::{compat, incompat, ro_compat};
@@ -23,6 +24,12 @@ const JOURNAL_BLOCKS: Range<u64> = 1024..10_240_001;
 
 /// What stands at the end of each block of the orphan file, before its checksum.
 const ORPHAN_MAGIC: u32 = 0x0b10_ca04;
+
+/// What the block for hosts begins with, and what it says where none is at work.
+const MMP_MAGIC: u32 = 0x004d_4d50;
+const MMP_CLEAN: u32 = 0xff4d_4d50;
+/// How often hosts look at it, in seconds.
+const MMP_INTERVAL: u16 = 5;
 
 impl Tuning<'_> {
     /// Frees everything that an inode has.
@@ -186,6 +193,43 @@ impl Tuning<'_> {
         self.edit(|raw| {
             raw.s_feature_compat.set(raw.s_feature_compat.get() | compat::ORPHAN_FILE);
             raw.s_orphan_file_inum.set(number);
+        })
+    }
+
+    /// Takes away the block in which hosts tell each other that they use the volume.
+    pub(super) fn remove_mmp(&mut self) -> Result<()> {
+        // Nobody has to be told any more.
+        self.volume.cache.put_guard(None);
+        let block = self.volume.superblock.raw().s_mmp_block.get();
+        if self.volume.superblock.is_valid_block(block) {
+            self.volume.cache.forget(block, 1);
+            self.space.mark(&mut self.volume, &(block..block + 1), false)?;
+        }
+        self.edit(|raw| {
+            raw.s_feature_incompat.set(raw.s_feature_incompat.get() & !incompat::MMP);
+            raw.s_mmp_block.set(0);
+            raw.s_mmp_interval.set(0);
+        })
+    }
+
+    /// Adds such a block; its checksum follows with all others.
+    pub(super) fn add_mmp(&mut self) -> Result<()> {
+        let block = self.space.take(&mut self.volume, 1)?.start;
+        let seed = self.volume.superblock.checksum_seed;
+        let mut bytes = vec![0; self.volume.superblock.block_size as usize];
+        bytes[..4].copy_from_slice(&MMP_MAGIC.to_le_bytes());
+        bytes[4..8].copy_from_slice(&MMP_CLEAN.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.volume.now.seconds.to_le_bytes());
+        bytes[0x70..0x72].copy_from_slice(&MMP_INTERVAL.to_le_bytes());
+        if self.volume.superblock.features.metadata_csum() {
+            let checksum = crc32c(seed, &bytes[..1020]);
+            bytes[1020..1024].copy_from_slice(&checksum.to_le_bytes());
+        }
+        self.volume.cache.put(block, bytes)?;
+        self.edit(|raw| {
+            raw.s_feature_incompat.set(raw.s_feature_incompat.get() | incompat::MMP);
+            raw.s_mmp_block.set(block);
+            raw.s_mmp_interval.set(MMP_INTERVAL);
         })
     }
 

@@ -203,6 +203,9 @@ impl Tuning<'_> {
         if on.has_ro_compat(ro_compat::SPARSE_SUPER) {
             self.thin_out_copies()?;
         }
+        if off.has_incompat(incompat::MMP) {
+            self.remove_mmp()?;
+        }
         if on.has_compat(compat::HAS_JOURNAL) {
             self.add_journal()?;
         }
@@ -221,7 +224,9 @@ impl Tuning<'_> {
         if on.has_ro_compat(ro_compat::METADATA_CSUM) {
             self.make_room_for_checksums()?;
         }
-        self.change_superblock(wanted)
+        self.change_superblock(wanted)?;
+        // Sealed as everything is by now.
+        if on.has_incompat(incompat::MMP) { self.add_mmp() } else { Ok(()) }
     }
 
     /// Enters the remaining features and all fields, and computes checksums again where they changed.

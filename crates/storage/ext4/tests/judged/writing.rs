@@ -18,11 +18,11 @@ pub(crate) fn open(image: &Image) -> Ext4 {
     volume
 }
 
-fn file() -> NewNode {
+pub(crate) fn file() -> NewNode {
     NewNode { kind: NodeKind::Regular, mode: 0o644, uid: 0, gid: 0 }
 }
 
-fn directory() -> NewNode {
+pub(crate) fn directory() -> NewNode {
     NewNode { kind: NodeKind::Directory, mode: 0o755, uid: 0, gid: 0 }
 }
 
