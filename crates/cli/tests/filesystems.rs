@@ -118,13 +118,13 @@ fn partitions_are_chosen_by_number_or_name_and_listed_where_many_could_be_meant(
     let mut sfdisk = Command::new(vmwright_judges::tool("sfdisk").unwrap());
     sfdisk.arg("-q").arg(place.path("disk.img")).stdin(fs::File::open(place.path("script")).unwrap());
     assert!(sfdisk.status().unwrap().success());
-    let errors = place.fails("fs make disk.img", 1);
-    assert!(errors.contains("/dev/sda1, /dev/sda2"), "{errors}");
+    let errors = place.fails("fs make disk.img", 2);
+    assert!(errors.contains("/dev/sda1, /dev/sda2, with --part"), "{errors}");
     place.ok("fs make disk.img --part 1 -L first");
     assert_eq!(place.ok("fs label disk.img"), "first\n", "the only filesystem is meant");
     place.ok("fs make disk.img --part sda2 -L second -t ext2");
-    let errors = place.fails("fs label disk.img", 1);
-    assert!(errors.contains("/dev/sda1, /dev/sda2"), "{errors}");
+    let errors = place.fails("fs label disk.img", 2);
+    assert!(errors.contains("/dev/sda1, /dev/sda2, with --part"), "{errors}");
     assert_eq!(place.ok("fs label disk.img --part LABEL=second"), "second\n");
     assert_eq!(place.json("fs info disk.img -p 2 --json")["volume"]["device"], "/dev/sda2");
     place.fails("fs info disk.img --part 3", 1);
@@ -196,6 +196,10 @@ fn settings_are_tuned() {
     let place = Place::with_volume();
     place.fails("fs tune a.img", 2);
     place.fails("fs tune a.img -r much", 2);
+    place.ok("fs tune a.img -O ^orphan_file,^has_journal");
+    assert!(!place.sound("a.img").contains("has_journal"));
+    assert!(place.ok("fs tune a.img -O has_journal").contains("has_journal"));
+    assert!(place.sound("a.img").contains("Journal inode:            8"));
     place.ok("fs tune a.img -r 1% -e remount-ro -c 30 -i 7 -o ^acl --name-hash tea");
     let text = place.sound("a.img");
     for line in [

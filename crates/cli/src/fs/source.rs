@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use vmwright_disk::WriteMode;
+use vmwright_disk::{ErrorKind, WriteMode};
 use vmwright_guest::fs::{Purpose, Target};
 use vmwright_guest::{Mode, OpenOptions};
 
+use crate::failure::Failure;
 use crate::gate::UserGate;
 use crate::opening::{Caution, Opening, plan_lines, print_plan};
 use crate::output::note;
@@ -48,7 +49,11 @@ impl Place {
             lenient: opening.is_lenient(),
             ..OpenOptions::default()
         };
-        Ok(Target::open(&self.image, self.part.as_deref(), purpose, &options)?)
+        let opened = Target::open(&self.image, self.part.as_deref(), purpose, &options);
+        opened.map_err(|error| match (error.kind(), &self.part) {
+            (ErrorKind::InvalidInput, None) => Failure::usage(format!("{error}, with --part")),
+            _ => error.into(),
+        })
     }
 }
 
