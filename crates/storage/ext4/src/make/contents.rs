@@ -6,10 +6,11 @@ use vmwright_vfs::FileType;
 
 use super::geometry::FIRST_INODE;
 use super::maps::{self, Laid};
+use super::no_room;
 use super::options::MakeOptions;
+use super::plan::JournalSizes;
 use super::quota_file::{Sort, Usage, quota_file};
 use super::space::Space;
-use super::{JournalSizes, no_room};
 use crate::dir_block::{DirFormat, TYPE_DIRECTORY};
 use crate::error::{Error, Result};
 use crate::features::{compat, incompat, ro_compat};

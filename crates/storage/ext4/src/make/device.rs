@@ -45,9 +45,10 @@ pub(super) fn make(disk: &dyn Disk, options: &MakeOptions, features: Features, l
     raw.s_blocks_per_group.set(per_group);
     raw.s_clusters_per_group.set(per_group);
     raw.s_first_ino.set(super::geometry::FIRST_INODE);
-    raw.s_inode_size.set(options.inode_size.unwrap_or(256));
-    raw.s_max_mnt_count.set(u16::MAX);
-    raw.s_errors.set(1);
+    fields::inode_size(&mut raw, options.inode_size.unwrap_or(256));
+    fields::behaviour(&mut raw, options, &features)?;
+    // No names are hashed here.
+    raw.s_flags.set(0);
     raw.s_feature_incompat.set(features.incompat);
     raw.s_feature_ro_compat.set(features.ro_compat);
     let first = journal_block(size);

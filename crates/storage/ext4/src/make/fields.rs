@@ -62,7 +62,6 @@ fn sizes(raw: &mut RawSuperblock, geometry: &Geometry) {
     raw.s_clusters_per_group.set(geometry.blocks_per_group / geometry.cluster_blocks);
     raw.s_inodes_per_group.set(geometry.inodes_per_group);
     raw.s_inodes_count.set(geometry.inodes_per_group * geometry.groups);
-    raw.s_inode_size.set(geometry.inode_size);
     raw.s_first_ino.set(FIRST_INODE);
     raw.s_desc_size.set(geometry.desc_size);
     raw.s_reserved_gdt_blocks.set(geometry.reserved_descriptors as u16);
@@ -70,14 +69,20 @@ fn sizes(raw: &mut RawSuperblock, geometry: &Geometry) {
     for (field, group) in raw.s_backup_bgs.iter_mut().zip(geometry.settled_backups()) {
         field.set(group);
     }
-    if usize::from(geometry.inode_size) > CLASSIC_INODE_SIZE {
+    inode_size(raw, geometry.inode_size);
+    raw.s_feature_compat.set(geometry.features.compat);
+    raw.s_feature_incompat.set(geometry.features.incompat);
+    raw.s_feature_ro_compat.set(geometry.features.ro_compat);
+}
+
+/// Fills in how large inodes are, and how much of that is fields.
+pub(super) fn inode_size(raw: &mut RawSuperblock, size: u16) {
+    raw.s_inode_size.set(size);
+    if usize::from(size) > CLASSIC_INODE_SIZE {
         let extra = (size_of::<RawInode>() - CLASSIC_INODE_SIZE) as u16;
         raw.s_min_extra_isize.set(extra);
         raw.s_want_extra_isize.set(extra);
     }
-    raw.s_feature_compat.set(geometry.features.compat);
-    raw.s_feature_incompat.set(geometry.features.incompat);
-    raw.s_feature_ro_compat.set(geometry.features.ro_compat);
 }
 
 /// Fills in what tells the volume from others.
@@ -118,7 +123,7 @@ fn fill(field: &mut [u8], text: &[u8], (key, allowed): (&'static str, &'static s
 }
 
 /// Fills in what tells kernels how to go about with the volume.
-fn behaviour(raw: &mut RawSuperblock, options: &MakeOptions, features: &Features) -> Result<()> {
+pub(super) fn behaviour(raw: &mut RawSuperblock, options: &MakeOptions, features: &Features) -> Result<()> {
     raw.s_max_mnt_count.set(u16::MAX);
     raw.s_errors.set(match options.on_errors {
         OnErrors::Continue => 1,

@@ -10,6 +10,7 @@ mod images;
 mod inline;
 mod journal_device;
 mod journals;
+mod made;
 mod making;
 mod mmp;
 mod names;

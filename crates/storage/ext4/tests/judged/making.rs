@@ -8,7 +8,7 @@ use vmwright_disk::{Disk, HostFile};
 use vmwright_ext4::make::{Made, MakeOptions, make};
 use vmwright_judges::{need, output, run};
 
-const ID: &str = "11112222-3333-4444-5555-666677778888";
+pub(crate) const ID: &str = "11112222-3333-4444-5555-666677778888";
 const TIME: i64 = 1_700_000_000;
 
 /// The configuration of mke2fs that e2fsprogs comes with; distributions change it.
@@ -180,12 +180,12 @@ const LARGE: &[Case] = &[
     (20 << 20, "", "-t ext4", ""),
 ];
 
-struct Folder {
+pub(crate) struct Folder {
     dir: tempfile::TempDir,
 }
 
 impl Folder {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let memory = Path::new("/dev/shm");
         let dir = match memory.is_dir() {
             true => tempfile::tempdir_in(memory).or_else(|_| tempfile::tempdir()).unwrap(),
@@ -195,14 +195,14 @@ impl Folder {
         Self { dir }
     }
 
-    fn image(&self, name: &str, len: u64) -> PathBuf {
+    pub(crate) fn image(&self, name: &str, len: u64) -> PathBuf {
         let path = self.dir.path().join(name);
         File::create(&path).unwrap().set_len(len).unwrap();
         path
     }
 
     /// Makes a volume with mke2fs.
-    fn theirs(&self, path: &Path, args: &str, extended: &str) {
+    pub(crate) fn theirs(&self, path: &Path, args: &str, extended: &str) {
         let config = format!("MKE2FS_CONFIG={}", self.dir.path().join("mke2fs.conf").display());
         let time = format!("E2FSPROGS_FAKE_TIME={TIME}");
         let mut all: Vec<String> = [config, time, "mke2fs".into()].into();
@@ -214,11 +214,11 @@ impl Folder {
     }
 }
 
-fn open(path: &Path) -> Arc<dyn Disk> {
+pub(crate) fn open(path: &Path) -> Arc<dyn Disk> {
     Arc::new(HostFile::open(path, false).unwrap())
 }
 
-fn options(words: &str) -> MakeOptions {
+pub(crate) fn options(words: &str) -> MakeOptions {
     let mut options = MakeOptions::default();
     options.now.seconds = TIME;
     for (key, value) in [("uuid", ID), ("hash_seed", ID)] {
@@ -231,7 +231,7 @@ fn options(words: &str) -> MakeOptions {
     options
 }
 
-fn ours(path: &Path, words: &str) -> Made {
+pub(crate) fn ours(path: &Path, words: &str) -> Made {
     make(open(path), &options(words)).unwrap_or_else(|error| panic!("{words}: {error}"))
 }
 
@@ -272,7 +272,7 @@ fn compare(cases: &[Case]) {
     assert!(wrong.is_empty(), "ours, theirs: {wrong:#?}");
 }
 
-fn assert_sound(path: &Path, what: &str) {
+pub(crate) fn assert_sound(path: &Path, what: &str) {
     let output = output("e2fsck", ["-fn".as_ref(), path.as_os_str()]);
     assert_eq!(output.status.code(), Some(0), "{what}: {}", String::from_utf8_lossy(&output.stdout));
 }
