@@ -95,7 +95,7 @@ impl Replay<'_> {
             }
             FastCommit::DelRange { inode, logical, len } => {
                 let mut inode = self.volume.any_inode(*inode)?;
-                if inode.is_directory() {
+                if inode.is_directory() || inode.has_flag(flags::INLINE_DATA) {
                     return Ok(());
                 }
                 let start = u64::from(*logical);
@@ -136,6 +136,10 @@ impl Replay<'_> {
         let mut inode = self.volume.any_inode(number)?;
         if inode.is_directory() && inode.size > 0 {
             return Ok(());
+        }
+        if inode.has_flag(flags::INLINE_DATA) {
+            // It has grown out of its inode since, which the fields that follow say.
+            self.volume.drop_inline(&mut inode)?;
         }
         if !inode.has_flag(flags::EXTENTS) {
             return Err(Error::corrupt(

@@ -133,14 +133,8 @@ impl Ext4 {
         }
         let before = inode.clone();
         let content = self.inline_content(inode)?;
-        let mut attributes = self.attributes(inode)?;
-        if attributes.raw(INLINE_DATA).is_some() {
-            attributes.remove_raw(INLINE_DATA)?;
-        }
         let first_block = if inode.is_directory() { Some(self.inline_names(inode)?) } else { None };
-        self.place_attributes(inode, &attributes)?;
-        inode.flags &= !flags::INLINE_DATA;
-        self.start_map(inode);
+        self.drop_inline(inode)?;
         let result = match first_block {
             Some(block) => self.add_first_block(inode, block),
             None => self.write_blocks(inode, &content, 0).1,
@@ -151,6 +145,18 @@ impl Ext4 {
         }
         // Whatever comes next may fail, and the blocks are taken.
         self.put_inode(inode)
+    }
+
+    /// Gives up inline content and begins a map of blocks in its place.
+    pub(crate) fn drop_inline(&mut self, inode: &mut Inode) -> Result<()> {
+        let mut attributes = self.attributes(inode)?;
+        if attributes.raw(INLINE_DATA).is_some() {
+            attributes.remove_raw(INLINE_DATA)?;
+        }
+        self.place_attributes(inode, &attributes)?;
+        inode.flags &= !flags::INLINE_DATA;
+        self.start_map(inode);
+        Ok(())
     }
 
     /// The names of an inline directory as the block of a directory.

@@ -144,3 +144,63 @@ fn only_volumes_with_the_feature_fold() {
     let error = volume.create(dir, b"b", &new(NodeKind::Fifo)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "an encoding that is not known");
 }
+
+#[test]
+fn spellings_at_random_are_what_a_model_of_folded_names_has() {
+    need!("mke2fs", "e2fsck", "debugfs");
+    // Two spellings of one part in each pair, and what both fold to.
+    let parts = [
+        ("a", "A", "a"),
+        ("\u{e9}", "E\u{301}", "\u{e9}"),
+        ("ß", "Ss", "ss"),
+        ("ﬁ", "FI", "fi"),
+        ("Ω", "ω", "ω"),
+    ];
+    for kind in ["casefold_1k", "casefold_inline"] {
+        let image = Image::make(named(kind), 16);
+        let (mut volume, dir) = folding(&image);
+        let mut model = std::collections::BTreeMap::<String, (String, InodeNumber)>::new();
+        let steps = if std::env::var_os("VMWRIGHT_TORTURE").is_some() { 60_000 } else { 3000 };
+        let bytes = crate::populate::noise(17, steps * 8);
+        for (step, bytes) in bytes.chunks(8).enumerate() {
+            let spelled = |bytes: &[u8]| {
+                let (mut name, mut key) = (String::new(), String::new());
+                for byte in &bytes[..usize::from(bytes[2] % 3) + 1] {
+                    let (small, other, folded) = parts[usize::from(byte / 2) % parts.len()];
+                    name += if byte % 2 == 0 { small } else { other };
+                    key += folded;
+                }
+                (name, key)
+            };
+            let ((name, key), (to, to_key)) = (spelled(&bytes[..3]), spelled(&bytes[3..6]));
+            let at = volume.lookup(dir, name.as_bytes()).ok();
+            assert_eq!(at, model.get(&key).map(|known| known.1), "step {step}: {name}");
+            match (bytes[6] % 3, at) {
+                (0, None) => {
+                    let inode = volume.create(dir, name.as_bytes(), &new(NodeKind::Fifo)).unwrap();
+                    model.insert(key, (name, inode));
+                }
+                (1, Some(_)) => {
+                    volume.unlink(dir, name.as_bytes()).unwrap();
+                    model.remove(&key);
+                }
+                (2, Some(inode)) => {
+                    volume.rename((dir, name.as_bytes()), (dir, to.as_bytes()), RenameMode::Replace).unwrap();
+                    let before = model.remove(&key).unwrap().0;
+                    let spelling = match model.remove(&to_key) {
+                        Some((taken, _)) => taken,
+                        // The same bytes are no other spelling.
+                        None if name == to => before,
+                        None => to,
+                    };
+                    model.insert(to_key, (spelling, inode));
+                }
+                _ => {}
+            }
+        }
+        let mut expected: Vec<_> = model.into_values().map(|(name, _)| name).collect();
+        expected.sort();
+        assert_eq!(names(&volume, dir), expected);
+        sound(&image, &mut volume, "after random spellings");
+    }
+}

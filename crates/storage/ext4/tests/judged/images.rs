@@ -48,6 +48,7 @@ pub(crate) const KINDS: &[Kind] = &[
     kind("small_inodes", &["-t", "ext4", "-I", "128"]),
     kind("no_journal", &["-t", "ext4", "-O", "^has_journal"]),
     kind("orphan_file", &["-t", "ext4", "-O", "orphan_file"]),
+    kind("fast_commit_inline", &["-t", "ext4", "-O", "fast_commit,inline_data", "-J", "size=16"]),
     kind("fast_commit", &["-t", "ext4", "-O", "fast_commit", "-J", "size=16"]),
     kind(
         "fast_commit_meta_bg",
