@@ -12,6 +12,7 @@ use vmwright_disk::Disk;
 
 use crate::error::{Error, Place, Result};
 use crate::mmp::Guard;
+use crate::superblock::Superblock;
 use crate::write_behind::WriteBehind;
 
 /// The content of one block.
@@ -157,6 +158,13 @@ impl BlockCache {
     /// Goes on telling others.
     pub(crate) fn put_guard(&mut self, guard: Option<(Guard, i64)>) {
         self.guard = guard;
+    }
+
+    /// Lets what tells others follow a change of the checksums' seed.
+    pub(crate) fn reseed_guard(&mut self, superblock: &Superblock) {
+        if let Some((guard, _)) = &mut self.guard {
+            guard.reseed(superblock);
+        }
     }
 
     /// Tells others that everything is written; the next change tells them anew.

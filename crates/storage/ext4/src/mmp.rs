@@ -126,6 +126,11 @@ impl Guard {
         Ok(guard)
     }
 
+    /// Goes on with another seed for checksums.
+    pub(crate) fn reseed(&mut self, superblock: &Superblock) {
+        self.seed = superblock.features.metadata_csum().then_some(superblock.checksum_seed);
+    }
+
     fn stored(&self, disk: &Arc<dyn Disk>) -> Result<RawMmp> {
         let mut raw = RawMmp::new_zeroed();
         disk.read_at(raw.as_mut_bytes(), self.offset).map_err(|source| Error::disk("read", source))?;

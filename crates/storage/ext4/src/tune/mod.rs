@@ -104,6 +104,7 @@ fn take_over(volume: &mut Ext4, mut new: Superblock) -> Result<bool> {
     let other = csum != old.features.metadata_csum() || (csum && new.checksum_seed != old.checksum_seed);
     if other {
         reseal::reseal(volume, new)?;
+        volume.cache.reseed_guard(&volume.superblock);
     } else {
         volume.superblock = new;
         volume.changed = true;
