@@ -21,6 +21,9 @@ const HEADER: usize = 8;
 /// The size of the entry that carries a block's checksum.
 const TAIL: usize = 12;
 
+/// The first inode that is not reserved in any volume that was ever made.
+const FIRST_FREE: u32 = 11;
+
 /// The shortest encrypted name.
 const ENCRYPTED_NAME: usize = 16;
 
@@ -201,7 +204,7 @@ impl Walk {
             checker.findings.field(problem, self.place(name(record)), "inode", inode.into());
             if state < 2 {
                 checker.tree.dotdots[self.index] = 0;
-            } else {
+            } else if problem.is_repairable() {
                 put_u32(record, 0, 0);
                 return;
             }
@@ -257,7 +260,9 @@ impl Walk {
             [&raw.s_usr_quota_inum, &raw.s_grp_quota_inum, &raw.s_prj_quota_inum, &raw.s_orphan_file_inum];
         let reserved = inode != ROOT_INODE && inode < superblock.first_inode();
         if reserved || inode > superblock.inodes || hidden.iter().any(|hidden| hidden.get() == inode) {
-            return Some(Problem::EntryInode);
+            // Whether the entry or the superblock is wrong cannot be told where there is something.
+            let something = inode >= FIRST_FREE && checker.facts.is_used(inode);
+            return Some(if something { Problem::EntryReserved } else { Problem::EntryInode });
         }
         if state > 1 && (name == b"." || name == b"..") {
             return Some(Problem::EntryDots);

@@ -138,6 +138,7 @@ problems! {
     DirectoryEntry = "directory-entry", "the length of a directory entry is impossible", safe;
     InlineDirectory = "inline-directory", "the size of an inline directory is impossible", unsafe;
     EntryInode = "entry-inode", "a directory entry leads to an inode that nobody may name", safe;
+    EntryReserved = "entry-reserved", "a directory entry leads to something in use that the superblock keeps for itself", unsafe;
     EntryUnused = "entry-unused", "a directory entry leads to an inode that is not in use", safe;
     EntryUninit = "entry-uninit", "a directory entry leads to an inode whose group says that it was never used", safe;
     EntrySelf = "entry-self", "a directory entry leads to its own directory", safe;
