@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vmwright_disk::Disk;
 
 use crate::error::{Error, Place, Result};
+use crate::features::incompat;
 use crate::mmp::Guard;
 use crate::superblock::Superblock;
 use crate::write_behind::WriteBehind;
@@ -168,9 +169,13 @@ impl BlockCache {
     }
 
     /// Tells others that everything is written; the next change tells them anew.
-    pub(crate) fn release_guard(&mut self, now: i64) -> Result<()> {
+    pub(crate) fn release_guard(&mut self, superblock: &Superblock, now: i64) -> Result<()> {
+        if !superblock.features.has_incompat(incompat::MMP) {
+            self.guard = None;
+        }
         let Some((guard, time)) = &mut self.guard else { return Ok(()) };
         *time = now;
+        guard.follow(superblock);
         guard.release(&self.disk, now)
     }
 

@@ -101,6 +101,8 @@ pub(crate) struct Guard {
     raw: RawMmp,
     /// Whether the block says that we are at work.
     announced: bool,
+    /// Whether the block is no longer where it was announced.
+    moved: bool,
 }
 
 impl Guard {
@@ -116,7 +118,7 @@ impl Guard {
         let seed = superblock.features.metadata_csum().then_some(superblock.checksum_seed);
         let offset = block * u64::from(superblock.block_size);
         let raw = RawMmp::new_zeroed();
-        let mut guard = Self { offset, block, seed, raw, announced: false };
+        let mut guard = Self { offset, block, seed, raw, announced: false, moved: false };
         guard.raw = guard.stored(disk)?;
         match guard.check() {
             // As if it were ours: the next sync says clean.
@@ -212,10 +214,12 @@ impl Guard {
         disk.write_at(self.raw.as_bytes(), self.offset).map_err(|source| Error::disk("write", source))
     }
 
-    /// Goes with the block where it moved, and seals it as the superblock has it now.
+    /// Takes over what has become of the volume: the block may have moved, and have its checksum from another seed.
     pub(crate) fn follow(&mut self, superblock: &Superblock) {
+        let offset = superblock.mmp_block().saturating_mul(superblock.block_size.into());
+        self.moved |= offset != self.offset;
         self.block = superblock.mmp_block();
-        self.offset = self.block.saturating_mul(superblock.block_size.into());
+        self.offset = offset;
         self.seed = superblock.features.metadata_csum().then_some(superblock.checksum_seed);
     }
 
@@ -224,13 +228,13 @@ impl Guard {
         if !self.announced {
             return Ok(());
         }
-        if self.stored(disk)?.as_bytes() != self.raw.as_bytes() {
+        if !self.moved && self.stored(disk)?.as_bytes() != self.raw.as_bytes() {
             let problem = "someone else has taken the filesystem while it was being changed";
             return Err(Error::plain(ErrorKind::InUse, problem));
         }
         disk.flush().map_err(|source| Error::disk("flush", source))?;
         self.put(disk, CLEAN, now)?;
-        self.announced = false;
+        (self.announced, self.moved) = (false, false);
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ impl Ext4 {
         if self.changed {
             self.write_changes()?;
         }
-        self.cache.release_guard(self.now.seconds)
+        self.cache.release_guard(&self.superblock, self.now.seconds)
     }
 
     fn write_changes(&mut self) -> Result<()> {

@@ -181,12 +181,7 @@ pub(crate) fn write_out(volume: &mut Ext4) -> Result<()> {
     copies::write_superblock(&mut volume.cache, &volume.superblock)?;
     volume.changed = false;
     flush_disk(volume)?;
-    if let Some((mut guard, now)) = volume.cache.take_guard() {
-        // The block may have moved, and may have another seed.
-        guard.follow(&volume.superblock);
-        volume.cache.put_guard(Some((guard, now)));
-    }
-    volume.cache.release_guard(volume.now.seconds)
+    volume.cache.release_guard(&volume.superblock, volume.now.seconds)
 }
 
 fn flush_disk(volume: &Ext4) -> Result<()> {

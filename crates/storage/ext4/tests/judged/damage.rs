@@ -52,7 +52,7 @@ fn runner(cases: u32) -> TestRunner {
 #[test]
 fn flipped_bits_are_told_or_harmless_and_never_end_the_program() {
     need!("mke2fs", "e2fsck", "debugfs");
-    for kind in ["default", "plain", "ext2_1k", "ext3", "inline"] {
+    for kind in ["default", "plain", "ext2_1k", "ext3", "inline", "quota_1k"] {
         let bytes = sample(kind);
         let places = interesting(&bytes);
         let flips = prop::collection::vec((0..places.len(), 0..64 * 8_usize), 1..4);

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use vmwright_disk::{Disk, Extent, MemDisk};
+use vmwright_ext4::resize::Target;
 use vmwright_ext4::{ErrorKind, Ext4, Options};
 use vmwright_judges::{Mount, can_mount, need, run, skip};
 use vmwright_vfs::{FileSystem, NewNode, NodeKind};
@@ -80,6 +81,36 @@ fn block(disk: &dyn Disk) -> u64 {
 fn set_sequence(image: &Image, value: u32) {
     let disk = image.disk(false);
     disk.write_at(&value.to_le_bytes(), block(&*disk) + 4).unwrap();
+}
+
+#[test]
+fn resizing_and_tuning_leave_a_guarded_volume_clean() {
+    need!("mke2fs", "e2fsck", "debugfs");
+    for kind in ["mmp", "mmp_plain"] {
+        let image = Image::make(named(kind), 48);
+        let clean = |when: &str| {
+            image.assert_sound(when);
+            assert!(dump(&image).contains("sequence: ff4d4d50"), "{when}: {}", dump(&image));
+            drop(open(&image));
+        };
+        let mut volume = open(&image);
+        volume.set_uuid("01234567-89ab-4cde-8f01-23456789abcd").unwrap();
+        volume.sync().unwrap();
+        drop(volume);
+        clean("another UUID");
+        for features in [["^metadata_csum"], ["metadata_csum"]] {
+            let features = features.map(str::to_owned).to_vec();
+            let changes = vmwright_ext4::tune::Changes { features, ..Default::default() };
+            vmwright_ext4::tune::tune(image.disk(false), &changes).unwrap();
+            clean("other checksums");
+        }
+        for blocks in [20_000_u64, 6000] {
+            let disk = image.disk(false);
+            disk.set_len(disk.len().max(blocks * 4096)).unwrap();
+            vmwright_ext4::resize::resize(disk, Target::Bytes(blocks * 4096), &Default::default()).unwrap();
+            clean("another size");
+        }
+    }
 }
 
 /// A disk that remembers what its guarding block said at each other write.
