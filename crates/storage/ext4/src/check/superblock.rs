@@ -10,7 +10,7 @@ use super::report::{Findings, Place, Stats};
 use super::{CheckOptions, Checker, Problem, groups, mmp, quota, repair, tree, xattrs};
 use crate::checksum::crc32c;
 use crate::error::{Error, Result};
-use crate::features::{compat, incompat, ro_compat};
+use crate::features::{Features, compat, incompat, ro_compat};
 use crate::layout::SUPERBLOCK_OFFSET;
 use crate::superblock::Superblock;
 
@@ -152,6 +152,15 @@ fn impossible_fields(checker: &Checker) -> Vec<&'static str> {
         ("s_log_groups_per_flex", raw.s_log_groups_per_flex > 31),
         ("s_min_extra_isize", bad_extra(raw.s_min_extra_isize.get())),
         ("s_want_extra_isize", bad_extra(raw.s_want_extra_isize.get())),
+        ("s_first_meta_bg", meta_bg && u64::from(raw.s_first_meta_bg.get()) > superblock.descriptor_blocks()),
+    ];
+    let contradictions = contradictions(features);
+    fields.into_iter().chain(contradictions).filter_map(|(name, wrong)| wrong.then_some(name)).collect()
+}
+
+/// Features that need or exclude one another, and whether they are together.
+fn contradictions(features: Features) -> [(&'static str, bool); 4] {
+    [
         (
             "metadata_csum and uninit_bg",
             features.metadata_csum() && features.has_ro_compat(ro_compat::GDT_CSUM),
@@ -164,11 +173,9 @@ fn impossible_fields(checker: &Checker) -> Vec<&'static str> {
             "64bit without extents",
             features.has_incompat(incompat::BIT64) && !features.has_incompat(incompat::EXTENTS),
         ),
-        ("s_first_meta_bg", meta_bg && u64::from(raw.s_first_meta_bg.get()) > superblock.descriptor_blocks()),
         (
             "orphan_file without journal",
             features.has_compat(compat::ORPHAN_FILE) && !features.has_compat(compat::HAS_JOURNAL),
         ),
-    ];
-    fields.into_iter().filter_map(|(name, wrong)| wrong.then_some(name)).collect()
+    ]
 }

@@ -72,7 +72,7 @@ fn only_kernels_mind(report: &Report) -> bool {
         // The depth of a node beneath the root.
         "extent-tree" => finding.field == "depth",
         // Holes, and what is kept of its inode behind the first 128 bytes.
-        "journal-inode" | "orphan-list" => true,
+        "journal-inode" | "journal-superblock" | "orphan-list" => true,
         "inline-data" | "inode-size" => inline,
         _ => false,
     })
