@@ -36,6 +36,10 @@ fn readable(bytes: &[u8]) -> BTreeMap<Vec<u8>, Readable> {
     let Ok(fs) = Ext4::open(disk, Options::default()) else { return found };
     let (mut entered, mut waiting) = (HashSet::new(), vec![(Vec::new(), fs.root())]);
     while let Some((path, inode)) = waiting.pop() {
+        // What the volume keeps for itself is nobody's content, even where a damaged name leads to it.
+        if inode.0 < 11 && inode != fs.root() {
+            continue;
+        }
         let Ok(metadata) = fs.metadata(inode) else { continue };
         match metadata.file_type {
             FileType::Directory if entered.insert(inode) => {
@@ -133,7 +137,7 @@ fn sealed(image: &Image, layout: &Layout, bytes: &[u8], changes: &[(u64, Vec<u8>
 #[test]
 fn damage_to_each_field_is_repaired_or_told_and_loses_nothing() {
     need!("mke2fs", "e2fsck", "debugfs");
-    for (kind, share) in [("1k", 211), ("ext2_1k", 131), ("default", 211), ("inline", 211), ("uninit", 197)] {
+    for (kind, share) in [("1k", 411), ("ext2_1k", 331), ("default", 411), ("inline", 411), ("uninit", 397)] {
         let (image, layout, bytes) = prepared(kind);
         let mut cases = Vec::new();
         for (what, at) in layout.words() {
@@ -159,7 +163,7 @@ fn random_damage_is_repaired_or_told_and_loses_nothing() {
         let chunks = bytes.chunks(32).enumerate().filter(|(_, chunk)| chunk.iter().any(|byte| *byte != 0));
         let places: Vec<usize> = chunks.map(|(number, _)| number * 32).filter(|at| *at >= 1024).collect();
         let change = (0..places.len(), 0..32_usize, any::<u8>());
-        let cases = 20 * effort();
+        let cases = 10 * effort();
         let config = Config { cases, failure_persistence: None, max_shrink_iters: 40, ..Config::default() };
         TestRunner::new(config)
             .run(&prop::collection::vec(change, 1..4), |changes| {
