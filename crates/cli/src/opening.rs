@@ -76,6 +76,11 @@ impl Opening {
         })
     }
 
+    /// The passphrase of an image that is made.
+    pub(crate) fn new_secret(&self, image: &Path) -> anyhow::Result<vmwright_crypt::Passphrase> {
+        self.secret.for_new(&format!("passphrase for {}", image.display()))
+    }
+
     /// Everything but whether it is written.
     pub(crate) fn chain(&self, image: &Path) -> anyhow::Result<ChainOptions> {
         let (secret, lenient) = (self.secret(image)?, self.lenient);

@@ -94,6 +94,9 @@ fn filesystems_are_made_in_images_of_any_format() {
     assert!(errors.contains("ext3") && errors.contains("--replace"), "{errors}");
     place.ok("fs make a.img -t ext2 --replace -o features=^resize_inode");
     assert!(!place.sound("a.img").contains("has_journal"));
+    fs::write(place.path("key"), "open sesame\n").unwrap();
+    place.ok("fs make c.luks -O luks --size 20M --passphrase-file key -L hidden");
+    assert_eq!(place.ok("fs label c.luks --passphrase-file key"), "hidden\n");
     place.ok("fs make b.qcow2 -O qcow2 --size 32M -o inodes=500");
     assert_eq!(place.json("disk info b.qcow2 --json")["format"], "qcow2");
     run(

@@ -17,7 +17,7 @@ mod info;
 mod key;
 mod map;
 mod measure;
-mod options;
+pub(crate) mod options;
 mod rebase;
 mod recover;
 mod resize;

@@ -5,7 +5,7 @@ use vmwright_image::{Format, Layout};
 use crate::failure::Failure;
 
 /// The defaults of a format, as the command line has them: LUKS in its newer version.
-pub(super) fn layout(format: Format, options: &[String]) -> anyhow::Result<Layout> {
+pub(crate) fn layout(format: Format, options: &[String]) -> anyhow::Result<Layout> {
     let mut layout = Layout::new(format);
     if format == Format::Luks {
         layout.set("version", "2")?;

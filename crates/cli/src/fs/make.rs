@@ -4,12 +4,12 @@ use anyhow::Context;
 use serde::Serialize;
 use vmwright_ext4::make::{Generation, Made, MakeOptions};
 use vmwright_guest::fs::{Purpose, Target};
-use vmwright_image::{CreateOptions, Layout};
+use vmwright_image::CreateOptions;
 
 use super::check::Kind;
 use super::source::{Editing, Place};
 use super::uuid::New;
-use crate::disk::{FormatName, or_force};
+use crate::disk::{FormatName, options, or_force};
 use crate::failure::Failure;
 use crate::output::{json, line, parse_size, size};
 
@@ -68,7 +68,7 @@ struct Answer {
 /// Makes the filesystem.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let attempt = || format!("cannot make a filesystem on {}", args.place.shown());
-    let mut options = options(args).with_context(attempt)?;
+    let mut wishes = wishes(args).with_context(attempt)?;
     let fresh = !args.place.image.exists();
     if fresh {
         let bytes = args.size.ok_or_else(|| Failure::usage("there is no such image: --size makes one"));
@@ -79,11 +79,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         if args.editing.is_dry_run() {
             return line(format!("would create {} ({})", args.place.image.display(), size(bytes)));
         }
-        let wanted = CreateOptions::laid_out(Layout::new(args.output_format.into()), bytes);
+        let layout = options::layout(args.output_format.into(), &[]).with_context(attempt)?;
+        let mut wanted = CreateOptions::laid_out(layout, bytes);
+        if wanted.layout.is_encrypted() {
+            let secret = args.editing.opening().new_secret(&args.place.image);
+            wanted.secret = Some(secret.with_context(attempt)?);
+        }
         or_force(vmwright_image::create(&args.place.image, &wanted, false)).with_context(attempt)?;
-        (options.assume_zeroed, options.length) = (true, None);
+        (wishes.assume_zeroed, wishes.length) = (true, None);
     }
-    let made = make(args, options);
+    let made = make(args, wishes);
     if made.is_err() && fresh {
         // What is there is no more than what was made just now.
         std::fs::remove_file(&args.place.image).with_context(attempt)?;
@@ -107,7 +112,7 @@ fn make(args: &Args, mut options: MakeOptions) -> anyhow::Result<Made> {
     })
 }
 
-fn options(args: &Args) -> anyhow::Result<MakeOptions> {
+fn wishes(args: &Args) -> anyhow::Result<MakeOptions> {
     let mut options = MakeOptions {
         generation: match args.kind {
             Kind::Ext2 => Generation::Ext2,

@@ -88,6 +88,11 @@ pub(crate) struct Editing {
 }
 
 impl Editing {
+    /// How the image is opened.
+    pub(crate) fn opening(&self) -> &Opening {
+        &self.opening
+    }
+
     /// Opens the volume for reading only.
     pub(crate) fn read(&self, place: &Place) -> anyhow::Result<Target> {
         place.open(&self.opening, Mode::Read, WriteMode::default(), Purpose::Filesystem)
