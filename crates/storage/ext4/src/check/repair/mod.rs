@@ -68,9 +68,12 @@ pub(super) fn run(disk: &Arc<dyn Disk>, options: &CheckOptions) -> Result<Report
         guard.announce(disk, *now)?;
     }
     volume::recover(disk);
-    for _ in 0..ROUNDS {
-        if !round(disk, options)? {
-            break;
+    // A journal that is still to be replayed would undo repairs, or be undone by them.
+    if !volume::is_pending(disk) {
+        for _ in 0..ROUNDS {
+            if !round(disk, options)? {
+                break;
+            }
         }
     }
     disk.flush().map_err(|source| Error::disk("flush", source))?;

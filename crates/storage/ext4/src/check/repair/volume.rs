@@ -9,6 +9,7 @@ use crate::check::{Checker, Finding, Problem};
 use crate::error::{Error, ErrorKind, Result};
 use crate::features::incompat;
 use crate::inode::{ROOT_INODE, flags};
+use crate::layout::SUPERBLOCK_OFFSET;
 use crate::mapping::RunPlace;
 use crate::mmp::Guard;
 use crate::superblock::Superblock;
@@ -39,6 +40,14 @@ pub(super) fn guard(disk: &Arc<dyn Disk>) -> Result<Option<(Guard, i64)>> {
         true => Ok(Some((Guard::read(disk, &superblock, false)?, superblock.last_used()))),
         false => Ok(None),
     }
+}
+
+/// Whether the journal is still to be replayed.
+pub(super) fn is_pending(disk: &Arc<dyn Disk>) -> bool {
+    // One whose superblock cannot be believed was not replayed either; what it says of that is believed.
+    let mut bytes = [0; 4];
+    let read = disk.read_at(&mut bytes, SUPERBLOCK_OFFSET + 0x60);
+    read.is_err() || u32::from_le_bytes(bytes) & incompat::RECOVER != 0
 }
 
 /// Does what every mount does first: replays the journal and finishes what was under way. Where the volume
