@@ -10,6 +10,7 @@ mod completion;
 mod disk;
 mod doctor;
 mod failure;
+mod filling;
 mod fs;
 mod gate;
 mod guest;

@@ -34,10 +34,15 @@ impl Place {
     }
 
     fn output(&self, line: &str) -> Output {
+        self.command(line).output().unwrap()
+    }
+
+    fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vmwright"));
         command.args(line.split(' ').map(|word| if word == "''" { "" } else { word }));
         command.current_dir(self.folder.path()).env("VMWRIGHT_HOME", self.path("home"));
-        command.stdin(Stdio::null()).output().unwrap()
+        command.stdin(Stdio::null());
+        command
     }
 
     fn ok(&self, line: &str) -> String {
@@ -297,4 +302,39 @@ fn inodes_and_paths_lead_to_one_another() {
     place.ok("guest rm a.img /dir/file");
     let removed = place.json("fs undelete a.img --json");
     assert_eq!(removed[0]["inode"].to_string(), inode.trim());
+}
+
+#[test]
+fn disks_are_made_of_directories_and_archives() {
+    need!("e2fsck", "sfdisk", "tar");
+    let place = Place::new();
+    let top = place.path("top");
+    fs::create_dir_all(top.join("etc")).unwrap();
+    fs::write(top.join("etc/hostname"), "made\n").unwrap();
+    fs::write(top.join("data"), vec![7; 3 << 20]).unwrap();
+    run(
+        "tar",
+        ["-czf".as_ref(), place.path("top.tgz").as_os_str(), "-C".as_ref(), top.as_os_str(), ".".as_ref()],
+    );
+    let fixed = "--uuid 11111111-2222-3333-4444-555555555555";
+    let make = |name: &str, rest: &str| {
+        let mut command = place.command(&format!("disk make {name} {rest}"));
+        let output = command.env("SOURCE_DATE_EPOCH", "1700000000").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    make("a.raw", &format!("--from top.tgz -O raw {fixed} --owner 0:0"));
+    make("b.raw", &format!("--from top.tgz -O raw {fixed} --owner 0:0"));
+    let bytes = fs::read(place.path("a.raw")).unwrap();
+    assert!(bytes == fs::read(place.path("b.raw")).unwrap(), "equal sources make different disks");
+    run("sfdisk", ["--verify".as_ref(), "-q".as_ref(), place.path("a.raw").as_os_str()]);
+    run("e2fsck", ["-fn", &format!("{}?offset=1048576", place.path("a.raw").display())]);
+    assert_eq!(place.ok("guest cat a.raw /etc/hostname"), "made\n");
+    make("c.qcow2", "--from top --size 64M --partition none -L whole");
+    assert_eq!(place.ok("fs label c.qcow2").trim(), "whole");
+    assert!(place.fails("disk make c.qcow2 --from top", 3).contains("--force"));
+    assert!(place.fails("disk make small.raw --from top --size 2M -O raw", 1).contains("small.raw"));
+    assert!(!place.path("small.raw").exists());
+    place.ok("fs make d.img --from top --size auto -t ext2");
+    run("e2fsck", ["-fn".as_ref(), place.path("d.img").as_os_str()]);
+    assert_eq!(place.ok("guest cat d.img /etc/hostname"), "made\n");
 }

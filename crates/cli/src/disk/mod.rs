@@ -15,6 +15,7 @@ mod formats;
 mod free;
 mod info;
 mod key;
+mod make;
 mod map;
 mod measure;
 pub(crate) mod options;
@@ -39,6 +40,8 @@ pub(crate) enum Verb {
     Info(info::Args),
     /// Make a new, empty image, or an overlay over another
     Create(create::Args),
+    /// Make a disk with a filesystem on it that holds a directory or an archive
+    Make(make::Args),
     /// Copy an image into another format
     Convert(convert::Args),
     /// Change the size of the disk that a guest sees
@@ -89,6 +92,7 @@ pub(crate) fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Info(args) => info::run(&args),
         Verb::Create(args) => create::run(&args),
+        Verb::Make(args) => make::run(&args),
         Verb::Convert(args) => convert::run(&args),
         Verb::Resize(args) => resize::run(&args),
         Verb::Check(args) => check::run(&args),
@@ -146,9 +150,14 @@ pub(crate) fn choice(format: Option<FormatName>) -> FormatChoice {
 }
 
 /// Says how to replace a file that exists, where an error says no more than that it does.
-pub(crate) fn or_force<T>(made: vmwright_image::Result<T>) -> anyhow::Result<T> {
-    made.map_err(|error| match error.kind() {
-        ErrorKind::Exists => anyhow::Error::new(error).context("it exists already; --force replaces it"),
-        _ => error.into(),
+pub(crate) fn or_force<T>(made: Result<T, impl Into<anyhow::Error>>) -> anyhow::Result<T> {
+    made.map_err(|error| {
+        let error = error.into();
+        match error.downcast_ref::<vmwright_image::Error>() {
+            Some(image) if image.kind() == ErrorKind::Exists => {
+                error.context("it exists already; --force replaces it")
+            }
+            _ => error,
+        }
     })
 }

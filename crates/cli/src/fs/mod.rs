@@ -5,7 +5,7 @@ mod frag;
 mod info;
 mod inode;
 mod label;
-mod make;
+pub(crate) mod make;
 mod path;
 mod resize;
 mod source;

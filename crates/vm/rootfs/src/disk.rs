@@ -11,7 +11,8 @@ use vmwright_vfs::FileSystem;
 use vmwright_volume::{NewPartition, NewTable, PartitionTable, PartitionType, Scheme};
 
 use crate::entry::Source;
-use crate::{Error, PopulateOptions, Populated, Result, populate};
+use crate::populate::fill;
+use crate::{Error, PopulateOptions, Populated, Result};
 
 /// The type of partitions of Linux in an MBR.
 const LINUX_MBR: u8 = 0x83;
@@ -46,8 +47,13 @@ pub struct Built {
 }
 
 impl DiskOptions {
+    /// How long a disk must be for a filesystem of `len` bytes.
+    pub fn disk_len(&self, len: u64) -> u64 {
+        len.next_multiple_of(UNIT).saturating_add(self.overhead())
+    }
+
     /// How much of a disk the table and its margins take, in bytes.
-    pub fn overhead(&self) -> u64 {
+    fn overhead(&self) -> u64 {
         self.scheme.map(NewTable::margins).map_or(0, |(before, after)| before + after.next_multiple_of(UNIT))
     }
 
@@ -64,13 +70,13 @@ impl DiskOptions {
     }
 }
 
-/// Makes a partition table and a filesystem on a disk and fills it from `source`. What the disk held is lost; the caller
+/// Makes a partition table and a filesystem on a disk and fills it from `sources`, layer over layer. What the disk held is lost; the caller
 /// flushes.
 ///
 /// # Errors
 ///
-/// Kind `InvalidInput` for options that cannot be, `NoSpace` where the content does not fit, and those of [`populate()`].
-pub fn build(disk: &Arc<dyn Disk>, source: &mut dyn Source, options: &DiskOptions) -> Result<Built> {
+/// Kind `InvalidInput` for options that cannot be, `NoSpace` where the content does not fit, and those of [`populate()`](crate::populate()).
+pub fn build(disk: &Arc<dyn Disk>, sources: &mut [Box<dyn Source>], options: &DiskOptions) -> Result<Built> {
     let volume = options.volume(disk.len())?;
     if let Some(scheme) = options.scheme {
         PartitionTable::create(disk, &table(scheme, &volume, options)).map_err(Error::volume)?;
@@ -79,7 +85,7 @@ pub fn build(disk: &Arc<dyn Disk>, source: &mut dyn Source, options: &DiskOption
     let window: Arc<dyn Disk> = Arc::new(window.map_err(Error::disk)?);
     let made = make::make(window.clone(), &options.filesystem).map_err(Error::ext4)?;
     let mut filesystem = Ext4::open(window, Options::writable()).map_err(Error::ext4)?;
-    let populated = populate(&mut filesystem, source, &options.populate)?;
+    let populated = fill(&mut filesystem, sources, &options.populate)?;
     filesystem.sync().map_err(Error::filesystem(b""))?;
     Ok(Built { volume, made, populated })
 }

@@ -29,7 +29,7 @@ mod disk;
 mod entry;
 mod error;
 mod populate;
-mod totals;
+mod size;
 mod tree;
 
 pub use archive::TarArchive;
@@ -37,5 +37,5 @@ pub use directory::HostDirectory;
 pub use disk::{Built, DiskOptions, build};
 pub use entry::{Content, Entry, EntryKind, Source};
 pub use error::{Error, ErrorKind, Result};
-pub use populate::{PopulateOptions, Populated, populate, populate_layers};
-pub use totals::Totals;
+pub use populate::{PopulateOptions, Populated, fill, populate, populate_layers};
+pub use size::fitted;

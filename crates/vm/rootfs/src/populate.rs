@@ -83,6 +83,22 @@ pub fn populate_layers(
     filling.finish()
 }
 
+/// Puts one source into a filesystem as [`populate()`] does, or several as [`populate_layers`] does.
+///
+/// # Errors
+///
+/// As for those.
+pub fn fill(
+    fs: &mut dyn FileSystem,
+    sources: &mut [Box<dyn Source>],
+    options: &PopulateOptions,
+) -> Result<Populated> {
+    match sources {
+        [source] => populate(fs, &mut **source, options),
+        layers => populate_layers(fs, layers, options),
+    }
+}
+
 struct Filling<'a> {
     tree: Tree<'a>,
     options: &'a PopulateOptions,

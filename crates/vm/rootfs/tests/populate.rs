@@ -438,8 +438,8 @@ fn a_whole_disk_has_a_table_and_a_sound_filesystem() {
             populate: PopulateOptions::default(),
         };
         let disk: Arc<dyn Disk> = Arc::new(HostFile::open(&path, false).unwrap());
-        let mut source = HostDirectory::new(&place.path("top")).unwrap();
-        let built = build(&disk, &mut source, &options).unwrap();
+        let source = HostDirectory::new(&place.path("top")).unwrap();
+        let built = build(&disk, &mut [Box::new(source)], &options).unwrap();
         assert_eq!(built.populated.files, 706);
         assert_eq!(built.volume.start, if scheme.is_some() { 1 << 20 } else { 0 });
         let at = format!("{}?offset={}", path.display(), built.volume.start);
