@@ -151,7 +151,7 @@ pub(super) fn fsync_latency(folder: &Path) -> Result<Duration> {
 }
 
 /// The Debian's root partition as a file of its own.
-fn bare_root_partition(bench: &Bench) -> Result<PathBuf> {
+pub(super) fn bare_root_partition(bench: &Bench) -> Result<PathBuf> {
     let raw = bench.work.join("whole.raw");
     let partition = bench.work.join("root.raw");
     run_command(Command::new("qemu-img").args(["convert", "-O", "raw"]).arg(&bench.disk).arg(&raw))?;
@@ -168,6 +168,6 @@ fn bare_root_partition(bench: &Bench) -> Result<PathBuf> {
     Ok(partition)
 }
 
-fn text(path: &Path) -> Result<&str> {
+pub(super) fn text(path: &Path) -> Result<&str> {
     path.to_str().context("the path is not UTF-8")
 }

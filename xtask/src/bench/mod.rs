@@ -4,6 +4,7 @@
 
 mod copies;
 mod disks;
+mod filesystems;
 mod machines;
 mod report;
 mod timing;
@@ -79,7 +80,7 @@ type Job = fn(&Bench) -> Result<Vec<Row>>;
 /// Measures everything, or only the jobs whose name contains `filter`, and writes the table when it was all.
 pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     let bench = Bench::prepare()?;
-    let jobs: [(&str, Job); 10] = [
+    let jobs: [(&str, Job); 13] = [
         ("read", disks::read_one_file),
         ("inspect", disks::inspect),
         ("edit", disks::three_edits),
@@ -88,6 +89,9 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
         ("compare", copies::compare),
         ("sparse", copies::sparse_disk),
         ("open", copies::open_formats),
+        ("fs-make", filesystems::make),
+        ("fs-files", filesystems::files),
+        ("fs-check", filesystems::check),
         ("run", machines::run_against_qemu),
         ("exec", machines::exec_and_shim),
     ];
