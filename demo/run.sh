@@ -30,11 +30,12 @@ show() {
     "$vmwright" "$@"
 }
 
-step "Build a Debian disk (from packages, then cached)"
+step "Build a Debian disk (its root from packages, then cached)"
 "$top/scripts/build-debian-root.sh" "$cache/debian.tar"
-[ -f "$cache/debian.qcow2" ] || "$top/scripts/build-debian-disk.sh" "$cache/debian.tar" "$cache/debian.qcow2"
-cp --sparse=always "$cache/debian.qcow2" disk.qcow2
+show disk make disk.qcow2 --from "$cache/debian.tar" --size 4G -L debian-root
+show guest write disk.qcow2 /etc/fstab --text 'LABEL=debian-root / ext4 errors=remount-ro 0 1'
 show disk info disk.qcow2
+show fs check disk.qcow2
 done_step
 
 step "What is on it?"
