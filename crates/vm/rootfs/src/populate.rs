@@ -1,6 +1,6 @@
 //! Filling a filesystem.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use vmwright_vfs::{
     FileSystem, FileType, InodeNumber, NewNode, NodeKind, SetAttributes, Timestamp, XattrMode,
@@ -105,7 +105,7 @@ struct Filling<'a> {
     /// In layers, what this layer has put there.
     made: Option<HashSet<InodeNumber>>,
     /// The times of directories, which change as long as names are put into them.
-    times: Vec<(InodeNumber, Timestamp)>,
+    times: BTreeMap<InodeNumber, Timestamp>,
     done: Populated,
     block: usize,
 }
@@ -117,7 +117,7 @@ impl<'a> Filling<'a> {
         made: Option<HashSet<InodeNumber>>,
     ) -> Self {
         let block = fs.statfs().map_or(4096, |statfs| statfs.block_size.max(512)) as usize;
-        Self { tree: Tree::new(fs), options, made, times: Vec::new(), done: Populated::default(), block }
+        Self { tree: Tree::new(fs), options, made, times: BTreeMap::new(), done: Populated::default(), block }
     }
 
     fn entry(&mut self, mut entry: Entry, content: &mut dyn Content) -> Result<()> {
@@ -140,7 +140,7 @@ impl<'a> Filling<'a> {
         {
             return match name == OPAQUE {
                 true => self.empty(dir, &entry.path),
-                false => self.tree.remove(dir, hidden, &entry.path),
+                false => self.hide(dir, hidden, &entry.path),
             };
         }
         let there = self.tree.find(dir, name, &entry.path)?;
@@ -219,7 +219,7 @@ impl<'a> Filling<'a> {
             }
         }
         self.xattrs(inode, entry)?;
-        self.times.push((inode, entry.modified));
+        self.times.insert(inode, entry.modified);
         if let Some(made) = &mut self.made {
             made.insert(inode);
         }
@@ -238,12 +238,17 @@ impl<'a> Filling<'a> {
             let problem = "it is a hard link to a file that did not come before it";
             Error::entry(ErrorKind::NotFound, path, problem)
         };
-        let inode = self.tree.named(target)?.ok_or_else(missing)?;
+        let mut inode = self.tree.named(target)?.ok_or_else(missing)?;
         if there == Some(inode) {
             return Ok(());
         }
         if there.is_some() {
             self.tree.remove(dir, name, path)?;
+            // It may have been in the directory that is gone.
+            inode = self.tree.named(target)?.ok_or_else(missing)?;
+        }
+        if let Some(made) = &mut self.made {
+            made.insert(inode);
         }
         self.tree.fs.link(inode, dir, name).map_err(Error::filesystem(path))?;
         self.done.hard_links += 1;
@@ -284,15 +289,20 @@ impl<'a> Filling<'a> {
     /// Removes what layers beneath have put into a directory.
     fn empty(&mut self, dir: InodeNumber, path: &[u8]) -> Result<()> {
         for (name, _) in self.tree.names(dir, path)? {
-            let own = match (&self.made, self.tree.find(dir, &name, path)?) {
-                (Some(made), Some(inode)) => made.contains(&inode),
-                _ => true,
-            };
-            if !own {
-                self.tree.remove(dir, &name, path)?;
-            }
+            self.hide(dir, &name, path)?;
         }
         Ok(())
+    }
+
+    /// Removes what layers beneath have put under a name; what this layer puts there stays, wherever in it it stands.
+    fn hide(&mut self, dir: InodeNumber, name: &[u8], path: &[u8]) -> Result<()> {
+        if matches!(name, b"" | b"." | b"..") {
+            let problem = "it takes away nothing that a layer can have";
+            return Err(Error::entry(ErrorKind::InvalidInput, path, problem));
+        }
+        let made = &self.made;
+        self.tree
+            .remove_but(dir, name, path, &|inode| made.as_ref().is_some_and(|made| made.contains(&inode)))
     }
 
     fn finish(mut self) -> Result<Populated> {

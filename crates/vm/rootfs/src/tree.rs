@@ -12,6 +12,18 @@ const LINKS_MAX: u32 = 40;
 /// How many directories are remembered.
 const REMEMBERED: usize = 1 << 14;
 
+/// The longest path of those, as archives may have paths of mebibytes.
+const PATH_MAX: usize = 4096;
+
+/// A directory that is being emptied: what is still in it, and its own name in the one above.
+struct Level {
+    inode: InodeNumber,
+    names: Vec<(Vec<u8>, FileType)>,
+    above: InodeNumber,
+    own: Vec<u8>,
+    stays: bool,
+}
+
 /// A filesystem with the directories that were met last.
 pub(crate) struct Tree<'a> {
     pub(crate) fs: &'a mut dyn FileSystem,
@@ -54,7 +66,9 @@ impl<'a> Tree<'a> {
         if self.directories.len() >= REMEMBERED {
             self.directories.clear();
         }
-        self.directories.insert(path.to_vec(), inode);
+        if path.len() <= PATH_MAX {
+            self.directories.insert(path.to_vec(), inode);
+        }
         Ok(inode)
     }
 
@@ -114,27 +128,46 @@ impl<'a> Tree<'a> {
 
     /// Removes a name with everything beneath it.
     pub(crate) fn remove(&mut self, dir: InodeNumber, name: &[u8], path: &[u8]) -> Result<()> {
+        self.remove_but(dir, name, path, &|_| false)
+    }
+
+    /// Removes a name with everything beneath it, except for what `keep` holds for and the directories that lead there.
+    pub(crate) fn remove_but(
+        &mut self,
+        dir: InodeNumber,
+        name: &[u8],
+        path: &[u8],
+        keep: &dyn Fn(InodeNumber) -> bool,
+    ) -> Result<()> {
         let failed = || Error::filesystem(path);
         self.forget();
         let Some(inode) = self.find(dir, name, path)? else { return Ok(()) };
         if self.fs.metadata(inode).map_err(failed())?.file_type != FileType::Directory {
-            return self.fs.unlink(dir, name).map_err(failed());
+            return if keep(inode) { Ok(()) } else { self.fs.unlink(dir, name).map_err(failed()) };
         }
-        // Each level: the directory, what is still in it, and its own name in the one above.
-        let mut levels = vec![(inode, self.names(inode, path)?, dir, name.to_vec())];
-        while let Some((inode, names, above, own)) = levels.last_mut() {
-            let inode = *inode;
-            match names.pop() {
+        let level = |tree: &Self, inode, above, own| {
+            Ok(Level { inode, names: tree.names(inode, path)?, above, own, stays: keep(inode) })
+        };
+        let mut levels = vec![level(self, inode, dir, name.to_vec())?];
+        while let Some(top) = levels.last_mut() {
+            let inode = top.inode;
+            match top.names.pop() {
                 None => {
-                    self.fs.rmdir(*above, own).map_err(failed())?;
-                    levels.pop();
+                    let Some(Level { above, own, stays, .. }) = levels.pop() else { break };
+                    match (stays, levels.last_mut()) {
+                        (false, _) => self.fs.rmdir(above, &own).map_err(failed())?,
+                        (true, Some(parent)) => parent.stays = true,
+                        (true, None) => {}
+                    }
                 }
-                Some((name, FileType::Directory)) => {
+                Some((name, file_type)) => {
                     let Some(child) = self.find(inode, &name, path)? else { continue };
-                    let inside = self.names(child, path)?;
-                    levels.push((child, inside, inode, name));
+                    match file_type {
+                        FileType::Directory => levels.push(level(self, child, inode, name)?),
+                        _ if keep(child) => top.stays = true,
+                        _ => self.fs.unlink(inode, &name).map_err(failed())?,
+                    }
                 }
-                Some((name, _)) => self.fs.unlink(inode, &name).map_err(failed())?,
             }
         }
         Ok(())

@@ -399,6 +399,93 @@ fn entries_stay_within_the_filesystem_or_are_refused() {
     assert_eq!(into_memory(cut).map(|_| ()).unwrap_err().kind(), ErrorKind::Corrupt);
 }
 
+/// The paths in a memory filesystem that layers of empty files leave.
+fn layered(layers: &[&[(&str, u8, &str)]]) -> Result<Vec<String>, vmwright_rootfs::Error> {
+    let mut fs = MemoryFs::default();
+    let source = |entries: &&[(&str, u8, &str)]| -> Box<dyn Source> {
+        Box::new(TarArchive::stream(std::io::Cursor::new(archive(entries))))
+    };
+    let mut sources: Vec<_> = layers.iter().map(source).collect();
+    populate_layers(&mut fs, &mut sources, &PopulateOptions::default())?;
+    let tree = conformance::tree(&fs, b"lost+found").unwrap();
+    Ok(tree
+        .keys()
+        .filter(|path| path.len() > 1)
+        .map(|path| String::from_utf8_lossy(path).into_owned())
+        .collect())
+}
+
+#[test]
+fn whiteouts_take_away_what_is_beneath_and_not_what_is_in_their_layer() {
+    let base: &[(&str, u8, &str)] = &[
+        ("a", b'5', ""),
+        ("a/b", b'5', ""),
+        ("a/b/old", b'0', ""),
+        ("a/c", b'5', ""),
+        ("a/c/old", b'0', ""),
+    ];
+    // Wherever in the layer the whiteout stands, and whether or not the layer says what holds the file.
+    for second in [
+        &[("a/.wh..wh..opq", b'0', ""), ("a/b/new", b'0', "")][..],
+        &[("a/b/new", b'0', ""), ("a/.wh..wh..opq", b'0', "")],
+        &[("a", b'5', ""), ("a/b", b'5', ""), ("a/b/new", b'0', ""), ("a/.wh..wh..opq", b'0', "")],
+        &[("a/b/new", b'0', ""), (".wh.a", b'0', "")],
+    ] {
+        assert_eq!(layered(&[base, second]).unwrap(), ["/a", "/a/b", "/a/b/new"], "{second:?}");
+    }
+    for name in [".wh..", ".wh...", ".wh.", "a/.wh..."] {
+        assert_eq!(
+            layered(&[base, &[(name, b'0', "")]]).unwrap_err().kind(),
+            ErrorKind::InvalidInput,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_link_does_not_outlive_the_directory_it_replaces() {
+    let base: &[(&str, u8, &str)] = &[("a", b'5', ""), ("a/b", b'0', "")];
+    let error = layered(&[base, &[("a", b'1', "a/b")]]).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput), "{error}");
+    assert_eq!(layered(&[base, &[("c", b'1', "a/b"), (".wh.a", b'0', "")]]).unwrap(), ["/a", "/a/b", "/c"]);
+    for target in ["a", "/", "."] {
+        layered(&[base, &[("c", b'1', target)]]).map(drop).unwrap_err();
+    }
+}
+
+#[test]
+fn lengths_that_cannot_be_are_refused() {
+    // An extended header with a record, for a file that has no content.
+    let with = |record: &str| {
+        let mut bytes = archive(&[("x", b'x', "")]);
+        bytes.truncate(512);
+        let len = record.len() + 4;
+        let record = format!("{len} {record}\n");
+        bytes[124..135].copy_from_slice(format!("{:011o}", record.len()).as_bytes());
+        bytes[148..156].fill(b' ');
+        let sum: u32 = bytes.iter().map(|byte| u32::from(*byte)).sum();
+        bytes[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        bytes.extend(record.as_bytes());
+        bytes.resize(1024, 0);
+        bytes.extend(archive(&[("file", b'0', "")]));
+        into_memory(bytes).map(drop)
+    };
+    with("mtime=-1.5").unwrap();
+    for size in [u64::MAX, u64::MAX - 511, 1 << 63] {
+        assert_eq!(with(&format!("size={size}")).unwrap_err().kind(), ErrorKind::Corrupt, "{size}");
+    }
+    assert_eq!(into_memory(vec![b'x'; 2048]).map(drop).unwrap_err().kind(), ErrorKind::Corrupt);
+    // Old programs say the length of the file that is linked to, with no content behind it.
+    let mut linked = archive(&[("file", b'0', ""), ("name", b'1', "file"), ("later", b'0', "")]);
+    let header = &mut linked[512..1024];
+    header[124..135].copy_from_slice(b"00000001750");
+    header[148..156].fill(b' ');
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    let fs = into_memory(linked).unwrap();
+    fs.lookup(fs.root(), b"later").unwrap();
+}
+
 #[test]
 fn owners_and_times_can_be_said() {
     let place = Place::new();

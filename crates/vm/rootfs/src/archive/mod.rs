@@ -97,9 +97,16 @@ fn read(input: impl Read, visit: &mut dyn FnMut(Entry, &mut dyn Content) -> Resu
     loop {
         let at = reader.at;
         let Some(block) = reader.header()? else { return Ok(()) };
-        let header = Header::parse(&block, at)?;
+        let header =
+            Header::parse(&block, at).map_err(|error| if at == 0 { not_an_archive() } else { error })?;
         match header.kind {
-            b'g' => pax::parse(&reader.short(header.size, at)?, at, &mut global)?,
+            b'g' => {
+                pax::parse(&reader.short(header.size, at)?, at, &mut global)?;
+                let kept: usize = global.iter().map(|(key, value)| key.len() + value.len()).sum();
+                if kept as u64 > RECORDS_MAX {
+                    return Err(Error::unsupported(at, "global headers of more than 4 MiB together"));
+                }
+            }
             b'x' | b'X' => {
                 let mut records = global.clone();
                 pax::parse(&reader.short(header.size, at)?, at, &mut records)?;
@@ -118,6 +125,10 @@ fn read(input: impl Read, visit: &mut dyn FnMut(Entry, &mut dyn Content) -> Resu
     }
 }
 
+fn not_an_archive() -> Error {
+    Error::damaged(0, "this is no tar archive, or one compressed in a way that is not known")
+}
+
 /// What was said ahead of the next entry.
 #[derive(Default)]
 struct Next {
@@ -131,8 +142,9 @@ struct Reader<R> {
     at: u64,
 }
 
+/// A length filled up to whole blocks; what no archive can hold is cut short anyway.
 fn padded(size: u64) -> u64 {
-    size.next_multiple_of(BLOCK as u64)
+    size.checked_next_multiple_of(BLOCK as u64).unwrap_or(u64::MAX)
 }
 
 impl<R: Read> Reader<R> {
@@ -170,7 +182,7 @@ impl<R: Read> Reader<R> {
 
     fn skip(&mut self, len: u64) -> Result<()> {
         let skipped = std::io::copy(&mut (&mut self.stream).take(len), &mut std::io::sink());
-        self.at += len;
+        self.at = self.at.saturating_add(len);
         match skipped.map_err(Error::read)? {
             skipped if skipped == len => Ok(()),
             _ => Err(Error::damaged(self.at, "it is cut short")),
@@ -206,8 +218,8 @@ impl<R: Read> Reader<R> {
         let link = record(b"linkpath").or(said.link.as_ref()).unwrap_or(&header.link);
         let size = map.as_ref().map_or(stored, |map| map.size);
         let kind = kind(&header, link, size, name.ends_with(b"/"), at)?;
-        // What has a length but no content, such as a directory's, is not there.
-        let stored = if matches!(header.kind, b'2'..=b'6') { 0 } else { stored };
+        // Links, directories and devices have no content, whatever length is said: it may be that of the file linked to.
+        let stored = if matches!(header.kind, b'1'..=b'6') { 0 } else { stored };
         let modified = match record(b"mtime") {
             Some(value) => pax::time(value).ok_or_else(|| Error::damaged(at, "a time is damaged"))?,
             None => Timestamp { seconds: header.modified, nanoseconds: 0 },
