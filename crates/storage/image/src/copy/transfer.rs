@@ -381,7 +381,7 @@ impl Run<'_> {
         let most = (MEMORY as u64 / 4 / (2 * chunk_len)).max(1);
         let threads = (self.transfer.threads as u64).min(most);
         // What waits to be stored is kept in memory.
-        let window = threads + ((8 << 20) / chunk_len).clamp(1, threads * 2);
+        let window = threads + ((4 << 20) / chunk_len).clamp(1, threads * 2);
         let prepare = || Ok((packer.compressor(self.transfer.level)?, Vec::new()));
         let work = |worker: &mut (Box<dyn Compressor>, Vec<u8>), chunk: Chunk| {
             self.wait(chunk.number, window)?;
