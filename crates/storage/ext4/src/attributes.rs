@@ -4,7 +4,7 @@ use vmwright_vfs::{FileType, XattrMode};
 
 use crate::acl;
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::features::incompat;
+use crate::features::{compat, incompat};
 use crate::inode::{Inode, flags};
 use crate::layout::CLASSIC_INODE_SIZE;
 use crate::volume::Ext4;
@@ -93,6 +93,9 @@ impl Ext4 {
         value: &[u8],
         mode: XattrMode,
     ) -> Result<()> {
+        if !self.superblock.has_features() {
+            return Err(Error::unsupported("extended attributes on a volume of revision 0"));
+        }
         let mut attributes = self.attributes(&inode)?;
         if name == ACL_DEFAULT && !inode.is_directory() {
             return Err(Error::plain(ErrorKind::InvalidInput, "only directories have a default ACL"));
@@ -108,7 +111,10 @@ impl Ext4 {
         } else {
             attributes.set(name, value, mode)?;
         }
-        self.store_attributes(inode, &attributes)
+        self.store_attributes(inode, &attributes)?;
+        // Without the feature e2fsck would take the block of attributes for a mistake.
+        self.superblock.features.compat |= compat::EXT_ATTR;
+        Ok(())
     }
 
     /// Removes an attribute.

@@ -229,16 +229,17 @@ impl Ext4 {
             // Nothing of the last block is left, however much of it the file has.
             whole.end = end.div_ceil(block_size);
         }
+        if whole.start < whole.end {
+            // Without room for a longer map this fails, and nothing has been changed.
+            let result = self.unmap(&mut inode, whole.clone());
+            self.put_inode(&inode)?;
+            result?;
+        }
         if whole.start > whole.end || (whole.is_empty() && offset / block_size == end / block_size) {
             self.zero_within(&inode, offset..end)?;
         } else {
             self.zero_within(&inode, offset..whole.start * block_size)?;
             self.zero_within(&inode, (whole.end * block_size).min(end)..end)?;
-        }
-        if whole.start < whole.end {
-            let result = self.unmap(&mut inode, whole);
-            self.put_inode(&inode)?;
-            result?;
         }
         inode.modified = self.now;
         inode.changed = self.now;

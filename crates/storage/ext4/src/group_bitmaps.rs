@@ -176,20 +176,20 @@ impl Ext4 {
         for group in self.groups.changed() {
             let state = self.state(group)?;
             let (blocks, inodes) = (state.blocks_changed, state.inodes_changed);
-            (state.blocks_changed, state.inodes_changed) = (false, false);
-            if !self.superblock.features.metadata_csum() {
-                continue;
-            }
-            if blocks {
+            let sealed = self.superblock.features.metadata_csum();
+            if sealed && blocks {
                 let bits = self.cache.read(self.groups.get(group)?.block_bitmap)?;
                 let checksum = self.block_bitmap_checksum(&bits);
                 self.groups.modify(group)?.block_bitmap_csum = checksum;
             }
-            if inodes {
+            if sealed && inodes {
                 let bits = self.cache.read(self.groups.get(group)?.inode_bitmap)?;
                 let checksum = self.inode_bitmap_checksum(&bits);
                 self.groups.modify(group)?.inode_bitmap_csum = checksum;
             }
+            // Not before both are in: a sync that fails is tried again.
+            let state = self.state(group)?;
+            (state.blocks_changed, state.inodes_changed) = (false, false);
         }
         Ok(())
     }

@@ -66,7 +66,11 @@ impl Ext4 {
 
     /// Takes a block for pointers, none of which leads anywhere.
     fn new_pointers(&mut self, inode: &mut Inode, goal: u64) -> Result<u64> {
-        let (block, _) = self.allocate_blocks(goal, 1)?;
+        let (block, len) = self.allocate_blocks(goal, 1)?;
+        if u32::try_from(block).is_err() {
+            self.free_blocks(block, len.into())?;
+            return Err(Error::plain(ErrorKind::NoSpace, "no block is free that a block map can lead to"));
+        }
         self.cache.put(block, vec![0; self.superblock.block_size as usize])?;
         inode.sectors += self.block_size() / 512;
         Ok(block)

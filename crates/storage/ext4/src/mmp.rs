@@ -198,8 +198,9 @@ impl Guard {
             return Ok(());
         }
         self.put(disk, TOOL, now)?;
+        disk.flush().map_err(|source| Error::disk("flush", source))?;
         self.announced = true;
-        disk.flush().map_err(|source| Error::disk("flush", source))
+        Ok(())
     }
 
     fn put(&mut self, disk: &Arc<dyn Disk>, sequence: u32, now: i64) -> Result<()> {
@@ -207,11 +208,13 @@ impl Guard {
         raw.mmp_seq = sequence.into();
         raw.mmp_time = now.max(0).cast_unsigned().into();
         raw.mmp_nodename[..8].copy_from_slice(b"vmwright");
-        self.raw = raw;
-        if let Some(checksum) = self.checksum(&self.raw) {
-            self.raw.mmp_checksum = checksum.into();
+        if let Some(checksum) = self.checksum(&raw) {
+            raw.mmp_checksum = checksum.into();
         }
-        disk.write_at(self.raw.as_bytes(), self.offset).map_err(|source| Error::disk("write", source))
+        disk.write_at(raw.as_bytes(), self.offset).map_err(|source| Error::disk("write", source))?;
+        // What could not be written would look like someone else's when the next sync compares.
+        self.raw = raw;
+        Ok(())
     }
 
     /// Takes over what has become of the volume: the block may have moved, and have its checksum from another seed.

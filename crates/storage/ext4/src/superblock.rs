@@ -266,6 +266,11 @@ impl Superblock {
         bytes
     }
 
+    /// Whether the superblock can say which features there are; those of revision 0 cannot.
+    pub(crate) fn has_features(&self) -> bool {
+        self.raw.s_rev_level.get() >= DYNAMIC_REVISION
+    }
+
     /// Refuses volumes that are unsafe to write here.
     pub(crate) fn check_writable(&self) -> Result<()> {
         match self.raw.s_creator_os.get() {
@@ -526,6 +531,10 @@ impl Superblock {
         }
         let per_block = u64::from(self.block_size) / u64::from(self.desc_size);
         let group = index * per_block;
+        if group == 0 {
+            // Volumes of clusters of 1,024-byte blocks have a block before the superblock's.
+            return SUPERBLOCK_OFFSET / u64::from(self.block_size) + 1;
+        }
         let start = self.first_data_block + group * u64::from(self.blocks_per_group);
         let skip = u32::try_from(group).is_ok_and(|group| self.has_superblock(group));
         start + u64::from(skip)

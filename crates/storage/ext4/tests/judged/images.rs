@@ -108,6 +108,61 @@ pub(crate) const KINDS: &[Kind] = &[
     ),
 ];
 
+/// Combinations that few volumes have, for tests of their own.
+pub(crate) const RARE: &[Kind] = &[
+    unmountable(
+        "bigalloc_quota_inline",
+        &[
+            "-t",
+            "ext4",
+            "-O",
+            "bigalloc,quota,inline_data,project",
+            "-C",
+            "16384",
+            "-N",
+            "2048",
+            "-E",
+            "quotatype=usrquota:grpquota:prjquota",
+        ],
+    ),
+    unmountable(
+        "casefold_inline_values_quota",
+        &[
+            "-t",
+            "ext4",
+            "-O",
+            "casefold,inline_data,ea_inode,quota",
+            "-E",
+            "encoding=utf8-12.1,quotatype=usrquota:grpquota",
+        ],
+    ),
+    kind(
+        "meta_bg_bigalloc_1k",
+        &[
+            "-t",
+            "ext4",
+            "-b",
+            "1024",
+            "-O",
+            "meta_bg,^resize_inode,^flex_bg,bigalloc",
+            "-C",
+            "4096",
+            "-N",
+            "2048",
+        ],
+    ),
+    kind("no_filetype", &["-t", "ext4", "-b", "1024", "-O", "^filetype,^huge_file,^extra_isize,^dir_nlink"]),
+    kind("no_attributes", &["-t", "ext2", "-b", "1024", "-O", "^ext_attr"]),
+    kind(
+        "backups_in_two",
+        &["-t", "ext4", "-b", "1024", "-O", "sparse_super2,^flex_bg,^resize_inode", "-g", "1024"],
+    ),
+];
+
+/// A volume of the first revision, whose superblock cannot name features.
+pub(crate) const FIRST_REVISION: Kind =
+    kind("first_revision", &["-r", "0", "-t", "ext2", "-b", "1024", "-O", "none"]);
+
 impl Kind {
     /// Whether the kernel here can mount such volumes.
     pub(crate) fn mountable(&self) -> bool {

@@ -20,6 +20,7 @@ mod populate;
 mod quota;
 mod random;
 mod ranges;
+mod rare;
 mod reading;
 mod repairing;
 mod resizing;
