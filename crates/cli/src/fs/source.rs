@@ -8,7 +8,7 @@ use vmwright_guest::{Mode, OpenOptions};
 
 use crate::failure::Failure;
 use crate::gate::UserGate;
-use crate::opening::{Caution, Journal, Opening, plan_lines, print_plan};
+use crate::opening::{Caution, Opening, plan_lines, print_plan};
 use crate::output::note;
 
 /// Where a filesystem is.
@@ -33,14 +33,11 @@ impl Place {
 
     fn open(
         &self,
-        (opening, journal): (&Opening, &Journal),
+        opening: &Opening,
         mode: Mode,
         write_mode: WriteMode,
-        (purpose, ignore_mmp): (Purpose, bool),
+        purpose: Purpose,
     ) -> anyhow::Result<Target> {
-        if purpose == Purpose::Space && journal.disk().is_some() {
-            return Err(Failure::usage("--journal is for a filesystem that is there"));
-        }
         let gate: UserGate = opening.gate(&self.image)?;
         let options = OpenOptions {
             mode,
@@ -49,8 +46,6 @@ impl Place {
             gate: &gate,
             redo_dir: opening.redo_dir(),
             secret: opening.secret(&self.image)?,
-            journal: journal.disk(),
-            ignore_mmp,
             lenient: opening.is_lenient(),
             ..OpenOptions::default()
         };
@@ -67,8 +62,6 @@ impl Place {
 pub(crate) struct Reading {
     #[command(flatten)]
     opening: Opening,
-    #[command(flatten)]
-    journal: Journal,
     /// Read even though somebody is writing; what is read may be torn
     #[arg(short = 'U', long, help_heading = "Opening the disk")]
     force_share: bool,
@@ -78,8 +71,7 @@ impl Reading {
     /// Opens the volume.
     pub(crate) fn open(&self, place: &Place) -> anyhow::Result<Target> {
         let mode = if self.force_share { Mode::ForceShare } else { Mode::Read };
-        let from = (&self.opening, &self.journal);
-        place.open(from, mode, WriteMode::default(), (Purpose::Filesystem, false))
+        place.open(&self.opening, mode, WriteMode::default(), Purpose::Filesystem)
     }
 }
 
@@ -88,8 +80,6 @@ impl Reading {
 pub(crate) struct Editing {
     #[command(flatten)]
     opening: Opening,
-    #[command(flatten)]
-    journal: Journal,
     #[command(flatten)]
     caution: Caution,
     /// Write in place, without a redo file: a crash may leave the edit half done
@@ -105,8 +95,7 @@ impl Editing {
 
     /// Opens the volume for reading only.
     pub(crate) fn read(&self, place: &Place) -> anyhow::Result<Target> {
-        let from = (&self.opening, &self.journal);
-        place.open(from, Mode::Read, WriteMode::default(), (Purpose::Filesystem, false))
+        place.open(&self.opening, Mode::Read, WriteMode::default(), Purpose::Filesystem)
     }
 
     /// Whether nothing is to be written.
@@ -123,21 +112,10 @@ impl Editing {
         json: bool,
         change: impl FnOnce(&Target) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        self.edit_guarded(place, (purpose, false), json, change)
-    }
-
-    /// The same, maybe with what guards the filesystem against several mounts overruled.
-    pub(crate) fn edit_guarded<T>(
-        &self,
-        place: &Place,
-        purpose: (Purpose, bool),
-        json: bool,
-        change: impl FnOnce(&Target) -> anyhow::Result<T>,
-    ) -> anyhow::Result<T> {
         self.caution.allow(&place.image, &self.opening)?;
         let in_place = self.ordered && !self.is_dry_run();
         let how = if in_place { WriteMode::Ordered } else { WriteMode::Transaction };
-        let target = place.open((&self.opening, &self.journal), Mode::Edit, how, purpose)?;
+        let target = place.open(&self.opening, Mode::Edit, how, purpose)?;
         let answer = change(&target)?;
         match (self.is_dry_run(), json) {
             (true, true) => plan_lines(&target.plan()?).iter().for_each(note),

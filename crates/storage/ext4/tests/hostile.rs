@@ -5,10 +5,20 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use vmwright_disk::HostFile;
 use vmwright_ext4::{ErrorKind, Ext4, Options};
 use vmwright_judges::{need, output, run};
 use vmwright_vfs::{FileSystem, InodeNumber, NewNode, NodeKind, Timestamp};
+
+use oracle::judge::Judge;
+use oracle::samples::{self, KINDS};
+
+mod oracle;
+#[path = "judged/seals.rs"]
+#[allow(dead_code, reason = "shared with others who need more of it")]
+mod seals;
 
 struct Image {
     path: PathBuf,
@@ -109,4 +119,90 @@ fn a_truncation_under_way_is_finished_down_to_the_byte() {
         let judged = output("e2fsck", ["-fn".as_ref(), image.path.as_os_str()]);
         assert!(judged.status.success(), "{}", String::from_utf8_lossy(&judged.stdout));
     }
+}
+
+/// A word that is put where something is, in place of what is there.
+#[derive(Debug, Clone, Copy)]
+struct Mutation {
+    place: usize,
+    how: usize,
+    byte: u8,
+}
+
+fn mutation() -> impl Strategy<Value = Mutation> {
+    (any::<usize>(), 0..9_usize, any::<u8>()).prop_map(|(place, how, byte)| Mutation { place, how, byte })
+}
+
+/// Changes a word of four bytes, or one of its bytes.
+fn mutate(bytes: &mut [u8], places: &[usize], mutation: Mutation) -> usize {
+    let Mutation { place, how, byte } = mutation;
+    let at = places[place / 8 % places.len()] + place % 8 * 4;
+    let number = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    let all = [0, !0, number ^ 1, number ^ 0x1_0000, number.wrapping_add(1), number ^ 0x8000_0000];
+    match all.get(how) {
+        Some(new) => bytes[at..at + 4].copy_from_slice(&new.to_le_bytes()),
+        None => bytes[at + usize::from(byte % 4)] = byte,
+    }
+    at
+}
+
+/// The same cases each time; torture draws others.
+fn runner(cases: u32, seed: u8) -> TestRunner {
+    let is_torture = std::env::var_os("VMWRIGHT_TORTURE").is_some();
+    let cases = if is_torture { cases * 40 } else { cases };
+    let config = Config { cases, max_shrink_iters: 60, failure_persistence: None, ..Config::default() };
+    match is_torture {
+        false => TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &[seed; 32])),
+        true => TestRunner::new(config),
+    }
+}
+
+/// Damages volumes of every kind, and lets `holds` look at each.
+fn for_damaged(cases: u32, seed: u8, most: usize, holds: impl Fn(&[u8], &[[u32; 4]], Option<&Judge>)) {
+    let judge = Judge::find();
+    let (dir, mut failed) = (tempfile::tempdir().unwrap(), Vec::new());
+    for (number, (kind, ..)) in KINDS.iter().enumerate() {
+        let bytes = samples::sample(number);
+        let path = dir.path().join(kind);
+        std::fs::write(&path, &bytes).unwrap();
+        let (layout, places) = (seals::Layout::of(&path), samples::places(&bytes));
+        let input = (
+            prop::collection::vec(mutation(), 0..=most),
+            prop::collection::vec(any::<[u32; 4]>(), 0..60),
+            any::<bool>(),
+        );
+        let outcome = runner(cases, seed).run(&input, |(mutations, words, sealed)| {
+            let mut damaged = bytes.clone();
+            let changed: Vec<usize> =
+                mutations.into_iter().map(|mutation| mutate(&mut damaged, &places, mutation)).collect();
+            if sealed && !changed.is_empty() {
+                std::fs::write(&path, &damaged).unwrap();
+                let file = std::fs::File::open(&path).unwrap();
+                for at in changed {
+                    for (at, seal) in layout.seals(&file, &[(at as u64, Vec::new())]) {
+                        damaged[at as usize..at as usize + seal.len()].copy_from_slice(&seal);
+                    }
+                }
+            }
+            holds(&damaged, &words, judge.as_ref());
+            Ok(())
+        });
+        failed.extend(outcome.err().map(|error| format!("{kind}: {error}")));
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[test]
+fn volumes_of_every_kind_stay_sound_whatever_is_done_with_them() {
+    for_damaged(4, 1, 0, oracle::hold);
+}
+
+#[test]
+fn whatever_is_damaged_is_told_and_does_not_get_worse() {
+    for_damaged(10, 2, 3, oracle::hold);
+}
+
+#[test]
+fn repairs_of_random_damage_are_whole_and_lose_nothing() {
+    for_damaged(10, 3, 3, |bytes, _, judge| oracle::repair(bytes, judge));
 }

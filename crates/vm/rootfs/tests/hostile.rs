@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 use proptest::prelude::*;
-use vmwright_rootfs::{ErrorKind, PopulateOptions, TarArchive, populate};
-use vmwright_vfs::MemoryFs;
+
+use oracle::{fill, reseal};
+
+mod oracle;
 
 /// Archives as programs write them, small ones.
 fn samples() -> Vec<Vec<u8>> {
@@ -28,26 +30,6 @@ fn samples() -> Vec<Vec<u8>> {
             (said.status.success() || form.contains("ustar")).then(|| std::fs::read(&archive).unwrap())
         })
         .collect()
-}
-
-fn fill(bytes: Vec<u8>) {
-    let mut fs = MemoryFs::default();
-    let mut source = TarArchive::stream(std::io::Cursor::new(bytes));
-    if let Err(error) = populate(&mut fs, &mut source, &PopulateOptions::default()) {
-        assert_ne!(error.kind(), ErrorKind::Io, "{error}");
-        assert!(!error.to_string().is_empty());
-    }
-}
-
-/// Makes the checksums of all headers right again.
-fn reseal(bytes: &mut [u8]) {
-    for block in bytes.chunks_exact_mut(512) {
-        if &block[257..262] == b"ustar" {
-            block[148..156].fill(b' ');
-            let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
-            block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
-        }
-    }
 }
 
 #[test]
