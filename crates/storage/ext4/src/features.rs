@@ -283,8 +283,10 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../docs/formats/ext4.md");
         let page = std::fs::read_to_string(path).unwrap();
         for (bit, name) in [COMPAT_NAMES, INCOMPAT_NAMES, RO_COMPAT_NAMES].concat() {
-            let rows: Vec<_> =
-                page.lines().filter(|line| line.starts_with(&format!("| `{name}` |"))).collect();
+            let rows: Vec<_> = page
+                .lines()
+                .filter(|line| line.starts_with(&format!("| `{name}` |")) && line.matches(" | ").count() == 2)
+                .collect();
             let [row] = rows[..] else { panic!("{name} ({bit:#x}) has {} rows", rows.len()) };
             let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
             assert!(cells.len() == 3 && cells.iter().all(|cell| !cell.is_empty()), "{row}");
