@@ -258,6 +258,45 @@ fn damage_is_found_and_answered_by_the_exit_code() {
 }
 
 #[test]
+fn a_filesystem_without_its_superblock_is_checked_and_repaired() {
+    need!("e2fsck", "dumpe2fs");
+    let place = Place::with_volume();
+    let whole = fs::read(place.path("a.img")).unwrap();
+    let mut damaged = whole.clone();
+    damaged[..4096].fill(0);
+    fs::write(place.path("a.img"), &damaged).unwrap();
+    place.fails("fs check a.img", 3);
+    let output = place.output("fs check a.img -t ext4");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(4), "{text}");
+    assert!(text.contains("a copy of it was used instead"), "{text}");
+    assert!(fs::read(place.path("a.img")).unwrap() == damaged, "looking changes nothing");
+    assert!(place.ok("fs check a.img -t ext4 --repair").contains("repaired"));
+    place.sound("a.img");
+    assert!(place.ok("guest cat a.img:/dir/file").starts_with("a secret"));
+    // In the only partition of a disk.
+    let mut disk = vec![0; (1 << 20) + whole.len()];
+    disk[446 + 4] = 0x83;
+    disk[446 + 8..446 + 12].copy_from_slice(&2048_u32.to_le_bytes());
+    disk[446 + 12..446 + 16].copy_from_slice(&((whole.len() / 512) as u32).to_le_bytes());
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    disk[1 << 20..].copy_from_slice(&damaged);
+    fs::write(place.path("disk.img"), &disk).unwrap();
+    for part in ["", " --part 1"] {
+        let output = place.output(&format!("fs check disk.img -t ext4{part}"));
+        assert_eq!(output.status.code(), Some(4), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    place.ok("fs check disk.img -t ext4 --repair");
+    place.cut_out("disk.img", "part.img", 1 << 20, whole.len());
+    place.sound("part.img");
+    // What was made into something else is not made ext4 again.
+    damaged[..4].copy_from_slice(b"XFSB");
+    fs::write(place.path("xfs.img"), &damaged).unwrap();
+    place.fails("fs check xfs.img -t ext4 --repair", 3);
+    assert!(fs::read(place.path("xfs.img")).unwrap() == damaged);
+}
+
+#[test]
 fn free_space_is_given_back_or_zeroed() {
     need!("e2fsck", "dumpe2fs");
     let place = Place::with_volume();

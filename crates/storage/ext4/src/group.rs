@@ -203,7 +203,7 @@ pub(crate) fn decode(superblock: &Superblock, bytes: &[u8]) -> Group {
 }
 
 /// Checks what later arithmetic relies on.
-fn validate(superblock: &Superblock, number: u32, group: &Group) -> Result<()> {
+pub(crate) fn validate(superblock: &Superblock, number: u32, group: &Group) -> Result<()> {
     let corrupt = |problem| Err(Error::corrupt(Place::Group(number), problem));
     let table = u64::from(superblock.inodes_per_group) * u64::from(superblock.inode_size);
     let table_blocks = table.div_ceil(superblock.block_size.into());

@@ -154,6 +154,18 @@ impl Superblock {
         copy.encode()
     }
 
+    /// The superblock that a copy stands in for. It says that the volume is not clean, until that was checked, and
+    /// whether the journal holds changes.
+    pub(crate) fn restored(&self, pending: bool) -> [u8; 1024] {
+        let mut restored = self.clone();
+        restored.raw.s_block_group_nr.set(0);
+        restored.raw.s_state.set(restored.raw.s_state.get() & !STATE_VALID);
+        if pending {
+            restored.features.incompat |= incompat::RECOVER;
+        }
+        restored.encode()
+    }
+
     /// The first block of descriptors that is not kept with the others, with `meta_bg`.
     pub(crate) fn first_meta_group(&self) -> u64 {
         self.raw.s_first_meta_bg.get().into()

@@ -154,8 +154,13 @@ fn choose(volumes: &[OpenVolume], part: Option<&str>, purpose: Purpose, whole: b
         return Err(Error::several_roots("partition", devices(&mut volumes.iter())));
     }
     let known: Vec<usize> = (0..volumes.len()).filter(|&index| volumes[index].volume.holds_ext()).collect();
+    // Too little may be left of the only one to tell what it is.
+    let unknown = |open: &&OpenVolume| open.volume.content.is_none();
     match known.as_slice() {
         &[index] => Ok(index),
+        [] if volumes.iter().filter(unknown).count() == 1 => {
+            Ok(volumes.iter().position(|open| unknown(&open)).unwrap_or_default())
+        }
         [] => {
             let found: Vec<_> = volumes.iter().map(|open| open.volume.describe()).collect();
             Err(Error::no_filesystem(found.join(", ")))

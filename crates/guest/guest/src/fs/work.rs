@@ -100,12 +100,16 @@ pub struct Resized {
 impl Target {
     /// Checks the filesystem; with `repair`, puts right what can be put right without losing anything.
     ///
-    /// `format` is for a filesystem whose marks are damaged.
+    /// `format` is for a filesystem whose marks are damaged; what holds something else that is known is not repaired.
     pub fn check(&self, format: Option<Format>, repair: bool) -> Result<Checked> {
         let Format::Ext = match format {
             Some(format) => format,
             None => self.format()?,
         };
+        // A copy of a superblock may have survived that the volume was made into something else.
+        if repair && self.volume().content.is_some() {
+            self.format()?;
+        }
         let options = CheckOptions { repair, ..CheckOptions::default() };
         let report = check(self.disk().clone(), &options).map_err(|error| self.failed(error))?;
         Ok(report.into())

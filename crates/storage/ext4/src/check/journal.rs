@@ -93,6 +93,14 @@ pub(super) fn check(checker: &mut Checker) -> Result<()> {
     }
 }
 
+/// Whether the journal holds changes, whatever the superblock says.
+pub(super) fn holds_changes(checker: &Checker) -> bool {
+    let raw = checker.superblock.raw();
+    let here = checker.superblock.features.has_compat(compat::HAS_JOURNAL) && raw.s_journal_uuid == [0; 16];
+    let journal = if here { Journal::find(checker, raw.s_journal_inum.get()) } else { None };
+    journal.is_some_and(|journal| journal.superblock().is_ok_and(|head| head.start() != 0))
+}
+
 /// Replays the journal onto an overlay in memory, with all that a kernel does when it mounts the volume: fast
 /// commits are applied and what is left of removed files is freed.
 fn replay(checker: &mut Checker) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Checking: whether a volume is sound, and what is wrong with it if not.
 //!
 //! ```text
-//!  superblock ─▶ journal followed in memory ─▶ groups ─▶ orphans
+//!  superblock, or a copy ─▶ journal followed in memory ─▶ groups ─▶ orphans
 //!      │
 //!      ▼                     facts: what each inode is        claims: which clusters are in use
 //!  inodes: every inode of every table, its extents or block map, its attributes
@@ -18,12 +18,14 @@ mod bits;
 mod block_map;
 mod connectivity;
 mod content;
+mod copies;
 mod dir_index;
 mod dir_walk;
 mod directories;
 mod extent_tree;
 mod facts;
 mod groups;
+mod heads;
 mod inline;
 mod inodes;
 mod journal;
@@ -81,10 +83,21 @@ impl Default for CheckOptions {
 /// Kind `Corrupt` where there is no filesystem, or so little of one left that nothing can be checked;
 /// `Unsupported` where it uses features that are not known, or is larger than can be checked.
 pub fn check(disk: Arc<dyn Disk>, options: &CheckOptions) -> Result<Report> {
-    if options.repair {
-        return repair::run(&disk, options);
+    let mut heads = heads::usable(&disk)?;
+    let mut report = look(&heads.disk, options)?;
+    if heads::Heads::concern(&report) && heads.mend_groups()? {
+        report = look(&heads.disk, options)?;
     }
-    let mut checker = superblock::open(disk, options)?;
+    heads.tell(&mut report, options);
+    match options.repair {
+        true => repair::run(&disk, options, &heads, report),
+        false => Ok(report),
+    }
+}
+
+/// Checks what is on a disk, and writes nothing.
+fn look(disk: &Arc<dyn Disk>, options: &CheckOptions) -> Result<Report> {
+    let mut checker = superblock::open(disk.clone(), options)?;
     checker.run()?;
     Ok(checker.into_report())
 }

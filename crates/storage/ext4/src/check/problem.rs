@@ -59,7 +59,7 @@ macro_rules! damage {
 
 problems! {
     // The volume as a whole.
-    SuperblockInvalid = "superblock-invalid", "the superblock cannot be used; a copy of it was used instead", unsafe;
+    SuperblockInvalid = "superblock-invalid", "the superblock cannot be used; a copy of it was used instead", safe;
     SuperblockChecksum = "superblock-checksum", "the checksum of the superblock is wrong", safe;
     SuperblockField = "superblock-field", "a field of the superblock is impossible", unsafe;
     VolumeTooLong = "volume-too-long", "the volume is longer than its disk", unsafe;

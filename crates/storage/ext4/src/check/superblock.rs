@@ -22,7 +22,7 @@ const ERRORS: u16 = 0x2;
 const CHECKSUM_TYPE: u8 = 1;
 
 /// Reads the superblock as it is on a disk.
-fn read(disk: &dyn Disk) -> Result<Superblock> {
+pub(super) fn read(disk: &dyn Disk) -> Result<Superblock> {
     let corrupt = |problem| Error::corrupt(crate::error::Place::Superblock, problem);
     let mut bytes = [0; 1024];
     if disk.len() < SUPERBLOCK_OFFSET + 1024 {

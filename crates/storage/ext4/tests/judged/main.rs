@@ -4,6 +4,7 @@
 mod corpus;
 mod damage;
 mod describing;
+mod fallback;
 mod folding;
 mod guards;
 mod images;

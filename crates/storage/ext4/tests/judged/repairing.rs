@@ -24,13 +24,13 @@ const PATHS: usize = 4000;
 
 /// A file or link that can be read.
 #[derive(Debug, PartialEq, Eq)]
-struct Readable {
+pub(crate) struct Readable {
     inode: InodeNumber,
     content: Vec<u8>,
 }
 
 /// Whatever can be read of a volume, past anything that cannot.
-fn readable(bytes: &[u8]) -> BTreeMap<Vec<u8>, Readable> {
+pub(crate) fn readable(bytes: &[u8]) -> BTreeMap<Vec<u8>, Readable> {
     let mut found = BTreeMap::new();
     let disk = Arc::new(MemDisk::from_bytes(bytes.to_vec()));
     let Ok(fs) = Ext4::open(disk, Options::default()) else { return found };

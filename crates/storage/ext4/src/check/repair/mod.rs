@@ -25,10 +25,12 @@ use std::sync::Arc;
 
 use vmwright_disk::Disk;
 
+use super::heads::Heads;
 use super::report::{Finding, Findings};
-use super::{CheckOptions, Checker, Place, Problem, Report};
+use super::{CheckOptions, Checker, Place, Problem, Report, copies};
 use crate::error::{Error, ErrorKind, Result};
 
+pub(super) use superblock::agrees;
 pub(crate) use wanted::Repairs;
 
 /// How many rounds are made at most.
@@ -41,24 +43,23 @@ const I_BLOCK: usize = 0x28;
 /// How many findings of a round are looked at for repairs.
 const FINDINGS: usize = 1 << 18;
 
-/// Checks a volume and puts right what can be.
-pub(super) fn run(disk: &Arc<dyn Disk>, options: &CheckOptions) -> Result<Report> {
+/// Puts right what can be of what a check has found; what stands in for superblock and descriptors is written first.
+pub(super) fn run(
+    disk: &Arc<dyn Disk>,
+    options: &CheckOptions,
+    heads: &Heads,
+    mut first: Report,
+) -> Result<Report> {
     if disk.is_read_only() {
         return Err(Error::plain(ErrorKind::ReadOnly, "the disk beneath the filesystem is read-only"));
     }
-    let look = || {
-        let mut checker = super::superblock::open(disk.clone(), options)?;
-        checker.run()?;
-        Ok::<_, Error>(checker.into_report())
-    };
-    let mut first = look()?;
     if first.total == 0 && !first.journal_replayed {
         return Ok(first);
     }
-    if is_beyond(disk, options)? {
+    if is_beyond(&heads.disk, options)? {
         return Ok(first);
     }
-    let mut guard = match volume::guard(disk) {
+    let mut guard = match volume::guard(&heads.disk) {
         Ok(guard) => guard,
         // Whether anybody uses the volume cannot be told.
         Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(first),
@@ -66,6 +67,9 @@ pub(super) fn run(disk: &Arc<dyn Disk>, options: &CheckOptions) -> Result<Report
     };
     if let Some((guard, now)) = &mut guard {
         guard.announce(disk, *now)?;
+    }
+    if heads.any() {
+        heads.write(&**disk)?;
     }
     volume::recover(disk);
     // A journal that is still to be replayed would undo repairs, or be undone by them.
@@ -76,11 +80,14 @@ pub(super) fn run(disk: &Arc<dyn Disk>, options: &CheckOptions) -> Result<Report
             }
         }
     }
+    let last = super::look(disk, options)?;
+    if heads.any() && last.clean {
+        superblock::refresh_copies(disk)?;
+    }
     disk.flush().map_err(|source| Error::disk("flush", source))?;
     if let Some((guard, now)) = &mut guard {
         guard.release(disk, *now)?;
     }
-    let last = look()?;
     settle(&mut first, &last);
     Ok(first)
 }
@@ -89,8 +96,7 @@ pub(super) fn run(disk: &Arc<dyn Disk>, options: &CheckOptions) -> Result<Report
 /// superblock contradicts its checksum and its copies.
 fn is_beyond(disk: &Arc<dyn Disk>, options: &CheckOptions) -> Result<bool> {
     let checker = super::superblock::open(disk.clone(), options)?;
-    let unsealed = checker.findings.kept.iter().any(|finding| finding.kind == Problem::SuperblockChecksum);
-    if unsealed && !superblock::agrees(&checker)? {
+    if !copies::is_sealed(&checker.superblock) && !agrees(&**disk, &checker.superblock) {
         return Ok(true);
     }
     let record = checker.record(BAD_BLOCKS);
