@@ -45,8 +45,8 @@ fn owner(text: &str) -> Result<(u32, u32), String> {
 
 impl Filling {
     /// Opens what the filesystem is filled from.
-    pub(crate) fn sources(&self) -> anyhow::Result<Vec<Box<dyn Source>>> {
-        self.from.iter().map(|path| source(path)).collect()
+    pub(crate) fn sources(&self, image: &Path) -> anyhow::Result<Vec<Box<dyn Source>>> {
+        self.from.iter().map(|path| source(path, image)).collect()
     }
 
     pub(crate) fn options(&self) -> anyhow::Result<PopulateOptions> {
@@ -71,9 +71,14 @@ pub(crate) fn stamp() -> anyhow::Result<Timestamp> {
     Ok(Timestamp { seconds: since.as_secs() as i64, nanoseconds: since.subsec_nanos() })
 }
 
-fn source(path: &Path) -> anyhow::Result<Box<dyn Source>> {
+/// Opens a source of an image, which does not become part of itself.
+fn source(path: &Path, image: &Path) -> anyhow::Result<Box<dyn Source>> {
     if path == Path::new("-") {
         return Ok(Box::new(TarArchive::stream(std::io::stdin())));
     }
-    Ok(if path.is_dir() { Box::new(HostDirectory::new(path)?) } else { Box::new(TarArchive::open(path)?) })
+    Ok(if path.is_dir() {
+        Box::new(HostDirectory::new(path)?.without(image))
+    } else {
+        Box::new(TarArchive::open(path)?)
+    })
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use vmwright_disk::{Access, Plan, Sharing, Transaction, TransactionOptions, pending};
+use vmwright_guest::JournalDisk;
 use vmwright_image::chain::ChainOptions;
 use vmwright_image::{FormatChoice, describe};
 
@@ -85,6 +86,27 @@ impl Opening {
     pub(crate) fn chain(&self, image: &Path) -> anyhow::Result<ChainOptions> {
         let (secret, lenient) = (self.secret(image)?, self.lenient);
         Ok(ChainOptions { secret, lenient, ..ChainOptions::default() })
+    }
+}
+
+/// Where the journal is of a filesystem that has it on another disk.
+#[derive(clap::Args, Clone)]
+pub(crate) struct Journal {
+    /// The image with the journal of a filesystem that has it on another disk, and its partition: IMG, IMG:2. One within the
+    /// image itself is found without
+    #[arg(long = "journal", value_name = "IMG[:PART]", help_heading = "Opening the disk")]
+    place: Option<PathBuf>,
+}
+
+impl Journal {
+    /// The disk that holds it. A name with a colon that is that of a file names the file.
+    pub(crate) fn disk(&self) -> Option<JournalDisk<'_>> {
+        let image = self.place.as_deref()?;
+        let split = image.to_str().filter(|_| !image.exists()).and_then(|name| name.rsplit_once(':'));
+        Some(match split {
+            Some((image, part)) => JournalDisk { image: Path::new(image), part: Some(part) },
+            None => JournalDisk { image, part: None },
+        })
     }
 }
 

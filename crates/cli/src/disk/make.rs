@@ -78,7 +78,7 @@ struct Volume {
 /// Makes the disk.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let attempt = || format!("cannot make {}", args.image.display());
-    let mut sources = args.filling.sources().with_context(attempt)?;
+    let mut sources = args.filling.sources(&args.image).with_context(attempt)?;
     if sources.is_empty() {
         return Err(Failure::usage("--from says what the disk is made of")).with_context(attempt);
     }
@@ -136,7 +136,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     line(format!(
-        "{} was made: {} of {}, {} in {} with {} files, {} directories and {} links ({})",
+        "{} was made: {} of {}, {} in {} with files: {}, directories: {}, links: {} ({})",
         args.image.display(),
         answer.format,
         size(bytes),

@@ -21,7 +21,7 @@ use crate::output::{json, line, parse_size, size};
 #[derive(clap::Args)]
 pub(crate) struct Making {
     /// Which filesystem
-    #[arg(short = 't', long = "type", value_enum, default_value = "ext4")]
+    #[arg(short = 't', long = "type", visible_alias = "fs", value_enum, default_value = "ext4")]
     kind: Kind,
     /// Its label
     #[arg(short = 'L', long)]
@@ -84,7 +84,7 @@ struct Answer {
 /// Makes the filesystem.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let attempt = || format!("cannot make a filesystem on {}", args.place.shown());
-    let mut sources = args.filling.sources().with_context(attempt)?;
+    let mut sources = args.filling.sources(&args.place.image).with_context(attempt)?;
     let (length, options) = sized(args, &mut sources).with_context(attempt)?;
     let fresh = !args.place.image.exists();
     if fresh {

@@ -8,7 +8,7 @@ use vmwright_guest::{Mode, OpenOptions};
 
 use crate::failure::Failure;
 use crate::gate::UserGate;
-use crate::opening::{Caution, Opening, plan_lines, print_plan};
+use crate::opening::{Caution, Journal, Opening, plan_lines, print_plan};
 use crate::output::note;
 
 /// Where a filesystem is.
@@ -33,11 +33,14 @@ impl Place {
 
     fn open(
         &self,
-        opening: &Opening,
+        (opening, journal): (&Opening, &Journal),
         mode: Mode,
         write_mode: WriteMode,
-        purpose: Purpose,
+        (purpose, ignore_mmp): (Purpose, bool),
     ) -> anyhow::Result<Target> {
+        if purpose == Purpose::Space && journal.disk().is_some() {
+            return Err(Failure::usage("--journal is for a filesystem that is there"));
+        }
         let gate: UserGate = opening.gate(&self.image)?;
         let options = OpenOptions {
             mode,
@@ -46,6 +49,8 @@ impl Place {
             gate: &gate,
             redo_dir: opening.redo_dir(),
             secret: opening.secret(&self.image)?,
+            journal: journal.disk(),
+            ignore_mmp,
             lenient: opening.is_lenient(),
             ..OpenOptions::default()
         };
@@ -62,6 +67,8 @@ impl Place {
 pub(crate) struct Reading {
     #[command(flatten)]
     opening: Opening,
+    #[command(flatten)]
+    journal: Journal,
     /// Read even though somebody is writing; what is read may be torn
     #[arg(short = 'U', long, help_heading = "Opening the disk")]
     force_share: bool,
@@ -71,7 +78,8 @@ impl Reading {
     /// Opens the volume.
     pub(crate) fn open(&self, place: &Place) -> anyhow::Result<Target> {
         let mode = if self.force_share { Mode::ForceShare } else { Mode::Read };
-        place.open(&self.opening, mode, WriteMode::default(), Purpose::Filesystem)
+        let from = (&self.opening, &self.journal);
+        place.open(from, mode, WriteMode::default(), (Purpose::Filesystem, false))
     }
 }
 
@@ -80,6 +88,8 @@ impl Reading {
 pub(crate) struct Editing {
     #[command(flatten)]
     opening: Opening,
+    #[command(flatten)]
+    journal: Journal,
     #[command(flatten)]
     caution: Caution,
     /// Write in place, without a redo file: a crash may leave the edit half done
@@ -95,7 +105,8 @@ impl Editing {
 
     /// Opens the volume for reading only.
     pub(crate) fn read(&self, place: &Place) -> anyhow::Result<Target> {
-        place.open(&self.opening, Mode::Read, WriteMode::default(), Purpose::Filesystem)
+        let from = (&self.opening, &self.journal);
+        place.open(from, Mode::Read, WriteMode::default(), (Purpose::Filesystem, false))
     }
 
     /// Whether nothing is to be written.
@@ -112,10 +123,21 @@ impl Editing {
         json: bool,
         change: impl FnOnce(&Target) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
+        self.edit_guarded(place, (purpose, false), json, change)
+    }
+
+    /// The same, maybe with what guards the filesystem against several mounts overruled.
+    pub(crate) fn edit_guarded<T>(
+        &self,
+        place: &Place,
+        purpose: (Purpose, bool),
+        json: bool,
+        change: impl FnOnce(&Target) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
         self.caution.allow(&place.image, &self.opening)?;
         let in_place = self.ordered && !self.is_dry_run();
         let how = if in_place { WriteMode::Ordered } else { WriteMode::Transaction };
-        let target = place.open(&self.opening, Mode::Edit, how, purpose)?;
+        let target = place.open((&self.opening, &self.journal), Mode::Edit, how, purpose)?;
         let answer = change(&target)?;
         match (self.is_dry_run(), json) {
             (true, true) => plan_lines(&target.plan()?).iter().for_each(note),

@@ -7,6 +7,7 @@ use vmwright_ext4::tune::{Changes, HashAlgorithm, OnErrors, Reserved};
 use vmwright_guest::fs::{Purpose, Target};
 
 use super::source::{Editing, Place};
+use super::uuid::New;
 use crate::failure::Failure;
 use crate::output::{json, line};
 
@@ -57,6 +58,27 @@ pub(crate) struct Args {
     /// The size of inodes in bytes, larger than the present one
     #[arg(short = 'I', long, value_name = "BYTES")]
     inode_size: Option<u16>,
+    /// The label
+    #[arg(short = 'L', long)]
+    label: Option<String>,
+    /// The UUID, or how it is made: random, time, clear
+    #[arg(short = 'U', long, value_parser = New::parse)]
+    uuid: Option<New>,
+    /// More default mount options, in the kernel's words, such as nodelalloc
+    #[arg(long, value_name = "TEXT")]
+    extended_mount_options: Option<String>,
+    /// How many mounts there were since the last check
+    #[arg(short = 'C', long, value_name = "N")]
+    mount_count: Option<u16>,
+    /// When it was checked last, in seconds since 1970
+    #[arg(short = 'T', long, value_name = "SECONDS")]
+    last_checked: Option<i64>,
+    /// Where it was mounted last
+    #[arg(short = 'M', long, value_name = "FOLDER")]
+    last_mounted: Option<String>,
+    /// Clear the mark of multiple mount protection that somebody has it open; only where nobody has any more
+    #[arg(long)]
+    clear_mmp: bool,
     /// Answer in JSON
     #[arg(long)]
     json: bool,
@@ -102,7 +124,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             .with_context(attempt);
     }
     let tune = |target: &Target| Ok(target.tune(&changes)?);
-    let features = args.editing.edit(&args.place, Purpose::Filesystem, args.json, tune);
+    let purpose = (Purpose::Filesystem, args.clear_mmp);
+    let features = args.editing.edit_guarded(&args.place, purpose, args.json, tune);
     let features = features.with_context(attempt)?;
     match args.json {
         true => json(&Answer { features }),
@@ -141,6 +164,13 @@ fn changes(args: &Args) -> anyhow::Result<Changes> {
         stripe_width: args.stripe_width,
         journal_blocks: args.journal_blocks,
         inode_size: args.inode_size,
-        ..Changes::default()
+        label: args.label.clone().map(String::into_bytes),
+        uuid: args.uuid.map(New::make).transpose()?,
+        extended_mount_options: args.extended_mount_options.clone().map(String::into_bytes),
+        mount_count: args.mount_count,
+        last_checked: args.last_checked,
+        last_mounted: args.last_mounted.clone().map(String::into_bytes),
+        clear_mmp: args.clear_mmp,
+        now: None,
     })
 }

@@ -7,7 +7,7 @@ use vmwright_guest::{Guest, Mode, OpenOptions};
 use vmwright_vfs::Root;
 
 use crate::gate::UserGate;
-use crate::opening::{Caution, Opening, print_plan};
+use crate::opening::{Caution, Journal, Opening, print_plan};
 
 /// How the root on a disk is opened.
 #[derive(clap::Args)]
@@ -17,6 +17,8 @@ struct Rooted {
     /// The volume to take as the root, where there are several: sda2, UUID=…, LABEL=…
     #[arg(long, value_name = "VOLUME", help_heading = "Opening the disk")]
     root: Option<String>,
+    #[command(flatten)]
+    journal: Journal,
 }
 
 /// How a disk is opened for reading.
@@ -59,6 +61,7 @@ impl Rooted {
             format: self.opening.choice(),
             gate,
             root: self.root.as_deref(),
+            journal: self.journal.disk(),
             redo_dir: self.opening.redo_dir(),
             secret: self.opening.secret(image)?,
             lenient: self.opening.is_lenient(),

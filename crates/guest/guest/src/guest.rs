@@ -9,6 +9,7 @@ use vmwright_vfs::{Root, Timestamp};
 use vmwright_volume::PartitionTable;
 
 use crate::fstab::FstabEntry;
+use crate::journals;
 use crate::roots::{self, Composed};
 use crate::session::Session;
 use crate::volume::{OpenVolume, Volume, device_name, volumes_of};
@@ -24,6 +25,15 @@ pub enum Mode {
     ForceShare,
     /// Changing: all changes reach the image together, with [`Guest::commit`], or not at all.
     Edit,
+}
+
+/// Where the journal of a filesystem is that has it on another disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalDisk<'a> {
+    /// The image, which may be that of the filesystem.
+    pub image: &'a Path,
+    /// The partition, by its number or any name that [`OpenOptions::root`] takes; otherwise the only one with a journal.
+    pub part: Option<&'a str>,
 }
 
 /// How a guest is opened.
@@ -43,6 +53,11 @@ pub struct OpenOptions<'a> {
     pub redo_dir: Option<&'a Path>,
     /// What opens encrypted images.
     pub secret: Option<Passphrase>,
+    /// The disk that holds the journal of a filesystem whose journal is not within it: what it holds is replayed, for
+    /// reading in memory.
+    pub journal: Option<JournalDisk<'a>>,
+    /// Whether multiple mount protection that says a volume is in use is overruled where that journal is replayed.
+    pub ignore_mmp: bool,
     /// Whether damages of images that other programs overlook are overlooked.
     pub lenient: bool,
     /// The time that changes are stamped with; the host's where none is given.
@@ -62,6 +77,8 @@ impl Default for OpenOptions<'_> {
             write_mode: WriteMode::default(),
             redo_dir: None,
             secret: None,
+            journal: None,
+            ignore_mmp: false,
             lenient: false,
             now: None,
             cache_bytes: 4 << 20,
@@ -97,8 +114,7 @@ impl Guest {
     pub fn open<P: AsRef<Path>>(images: &[P], options: &OpenOptions<'_>) -> Result<Self> {
         let paths: Vec<PathBuf> = images.iter().map(|path| path.as_ref().to_owned()).collect();
         let session = Session::open(&paths, options)?;
-        let disks = session.disks();
-        let mut guest = Self::open_disks(disks, options)?;
+        let mut guest = Self::open_with(session.disks(), session.journal(), options)?;
         guest.session = Some(session);
         Ok(guest)
     }
@@ -106,7 +122,16 @@ impl Guest {
     /// Opens disks that are open already, such as images beneath a transaction of the caller's.
     ///
     /// [`Guest::commit`] then writes to those disks and leaves the rest to the caller.
+    /// A journal on another disk is looked for on these alone.
     pub fn open_disks(disks: Vec<Arc<dyn Disk>>, options: &OpenOptions<'_>) -> Result<Self> {
+        Self::open_with(disks, None, options)
+    }
+
+    fn open_with(
+        disks: Vec<Arc<dyn Disk>>,
+        journal: Option<Arc<dyn Disk>>,
+        options: &OpenOptions<'_>,
+    ) -> Result<Self> {
         if disks.is_empty() {
             return Err(Error::plain(ErrorKind::InvalidInput, "a guest", "it needs at least one disk"));
         }
@@ -117,6 +142,7 @@ impl Guest {
             volumes.extend(found);
             opened.push(GuestDisk { disk, table });
         }
+        journals::settle_all(&mut volumes, journal, options)?;
         let mut composed = roots::compose(&volumes, options)?;
         for (index, disk) in opened.iter().enumerate() {
             let damage = disk.table.iter().flat_map(|table| table.damage());

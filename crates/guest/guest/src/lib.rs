@@ -48,6 +48,7 @@ pub mod fs;
 mod fstab;
 mod guest;
 mod inspect;
+mod journals;
 pub mod ops;
 mod roots;
 mod session;
@@ -57,7 +58,7 @@ pub use detect::{Content, detect};
 pub use error::{Error, ErrorKind, Result};
 pub use free::{FreeSpace, Unknown};
 pub use fstab::FstabEntry;
-pub use guest::{Guest, Mode, OpenOptions};
+pub use guest::{Guest, JournalDisk, Mode, OpenOptions};
 pub use inspect::{
     Boot, BootEntry, BootLoader, CloudInit, DiskSummary, Group, Inspection, Interface, Kernel, MountPoint,
     NetworkFile, OsRelease, Package, Packages, Password, User,

@@ -3,9 +3,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vmwright_disk::{Disk, FileId, Plan, Sharing, Transaction, TransactionOptions};
+use vmwright_image::FormatChoice;
 use vmwright_image::chain::{ChainOptions, open_in};
 
 use crate::guest::{Mode, OpenOptions};
+use crate::journals;
 use crate::{Error, ErrorKind, Result};
 
 /// The images of a guest, beneath one transaction.
@@ -14,6 +16,7 @@ use crate::{Error, ErrorKind, Result};
 pub(crate) struct Session {
     transaction: Transaction,
     images: Vec<Arc<dyn Disk>>,
+    journal: Option<Arc<dyn Disk>>,
 }
 
 impl Session {
@@ -33,10 +36,26 @@ impl Session {
                 let path = path.display().to_string();
                 return Err(Error::plain(ErrorKind::InvalidInput, path, "the same image is given twice"));
             }
-            images.push(open_image(&transaction, path, options)?);
+            images.push(open_image(&transaction, path, options.format, options)?);
             ids.push(id);
         }
-        Ok(Self { transaction, images })
+        let journal = match options.journal {
+            Some(journal) => {
+                let id = identity(journal.image)?;
+                let image = match ids.iter().position(|other| *other == id) {
+                    Some(index) => images[index].clone(),
+                    None => open_image(&transaction, journal.image, FormatChoice::Probe, options)?,
+                };
+                Some(journals::find(&image, &journal)?)
+            }
+            None => None,
+        };
+        Ok(Self { transaction, images, journal })
+    }
+
+    /// The disk with the journal that was named.
+    pub(crate) fn journal(&self) -> Option<Arc<dyn Disk>> {
+        self.journal.clone()
     }
 
     /// The disks that the guest sees.
@@ -49,8 +68,8 @@ impl Session {
     }
 
     pub(crate) fn commit(self) -> Result<Plan> {
-        let Self { transaction, images } = self;
-        drop(images);
+        let Self { transaction, images, journal } = self;
+        drop((images, journal));
         Ok(transaction.commit()?)
     }
 }
@@ -60,7 +79,12 @@ fn identity(path: &Path) -> Result<FileId> {
     Ok(FileId { device: metadata.dev(), inode: metadata.ino() })
 }
 
-fn open_image(transaction: &Transaction, path: &Path, options: &OpenOptions<'_>) -> Result<Arc<dyn Disk>> {
+fn open_image(
+    transaction: &Transaction,
+    path: &Path,
+    format: FormatChoice,
+    options: &OpenOptions<'_>,
+) -> Result<Arc<dyn Disk>> {
     let write = options.mode == Mode::Edit;
     let how = ChainOptions {
         read_only: !write,
@@ -69,6 +93,6 @@ fn open_image(transaction: &Transaction, path: &Path, options: &OpenOptions<'_>)
         lenient: options.lenient,
         ..ChainOptions::default()
     };
-    let opened = open_in(transaction, path, options.format, options.gate, how);
+    let opened = open_in(transaction, path, format, options.gate, how);
     Ok(Arc::new(opened.map_err(Error::image("open the image", path))?))
 }

@@ -150,6 +150,12 @@ pub(crate) struct OpenVolume {
 }
 
 impl OpenVolume {
+    /// Looks again at what it holds.
+    pub(crate) fn identify(&mut self) -> Result<()> {
+        self.volume.content = content_of(&self.disk)?;
+        Ok(())
+    }
+
     /// Opens the filesystem on it.
     pub(crate) fn filesystem(&self, write: bool, cache: usize) -> Result<Box<dyn FileSystem>> {
         let options = vmwright_ext4::Options { write, metadata_cache: cache, ..Default::default() };
@@ -219,13 +225,24 @@ fn content_of(disk: &Arc<dyn Disk>) -> Result<Option<Content>> {
     if !vmwright_ext4::is_ext(&**disk) {
         return Ok(detect(&**disk)?);
     }
+    if let Some(uuid) = vmwright_ext4::journal_held(&**disk) {
+        return Ok(Some(Content::new("jbd", b"", Some(uuid.to_string()))));
+    }
     match Ext4::open(disk.clone(), vmwright_ext4::Options::default()) {
         Ok(filesystem) => {
             let identity = filesystem.identity();
             Ok(Some(Content::new(identity.kind, &identity.label, identity.uuid)))
         }
         // Perhaps something else lies over what is left of it; else what is wrong is said on reading.
-        Err(_) => Ok(detect(&**disk)?.or_else(|| Some(Content::new("ext4", b"", None)))),
+        Err(_) => Ok(detect(&**disk)?.or_else(|| Some(described(&**disk)))),
+    }
+}
+
+/// What the superblock alone says of a filesystem that cannot be opened.
+fn described(disk: &dyn Disk) -> Content {
+    match vmwright_ext4::describe(disk) {
+        Ok(known) => Content::new(known.kind, &known.label, Some(known.uuid)),
+        Err(_) => Content::new("ext4", b"", None),
     }
 }
 

@@ -36,6 +36,8 @@ struct Edit {
     kept: [Option<u64>; 2],
     /// The last cluster of the file that was given back.
     released: Option<u64>,
+    /// What is given back once nothing leads to it any more: the first block, and how many.
+    freed: Vec<(u64, u64)>,
 }
 
 /// Changes the extents of one leaf.
@@ -46,7 +48,7 @@ impl Ext4 {
         let seed = inode.checksum_seed(&self.superblock);
         let capacity = extents::capacity(self.superblock.block_size as usize);
         let (spare, dropped) = (Vec::new(), Vec::new());
-        Edit { seed, capacity, spare, dropped, kept: [None; 2], released: None }
+        Edit { seed, capacity, spare, dropped, kept: [None; 2], released: None, freed: Vec::new() }
     }
 
     fn read_child(&self, edit: &Edit, index: Index, depth: u16, range: Range<u64>) -> Result<Node> {
@@ -206,21 +208,28 @@ impl Ext4 {
                     list.remove(at);
                 }
             })?;
-            return self.release(&mut edit, inode, extent.part(cut));
+            self.release(&mut edit, inode, extent.part(cut))?;
+            return self.free_released(&edit);
         }
         let mut root = extents::root(&self.superblock, inode)?;
         self.cut_below(&mut edit, inode, &mut root, ALL, &cut)?;
         self.shrink(&mut edit, &mut root)?;
         root.encode(&mut inode.block);
-        for block in edit.dropped {
-            self.free_blocks(block, 1)?;
+        for block in &edit.dropped {
+            self.free_blocks(*block, 1)?;
             inode.sectors = inode.sectors.saturating_sub(self.superblock.cluster_sectors());
         }
-        Ok(())
+        self.free_released(&edit)
+    }
+
+    /// Gives back what was cut. Not before the map is whole again: where a damaged node ends a cut too early, blocks are
+    /// lost, but none belongs to two files.
+    fn free_released(&mut self, edit: &Edit) -> Result<()> {
+        edit.freed.iter().try_for_each(|(start, len)| self.free_blocks(*start, *len))
     }
 
     /// Gives back the clusters of an extent, or of a part of one, that nothing else of the file is in.
-    fn release(&mut self, edit: &mut Edit, inode: &mut Inode, extent: Extent) -> Result<()> {
+    fn release(&self, edit: &mut Edit, inode: &mut Inode, extent: Extent) -> Result<()> {
         let cluster = u64::from(self.superblock.cluster_blocks);
         let within = u64::from(extent.logical) % cluster;
         if extent.start % cluster != within && cluster > 1 {
@@ -236,7 +245,11 @@ impl Ext4 {
         edit.released = Some(last);
         if from < to {
             let start = extent.start - within + (from - first) * cluster;
-            self.free_blocks(start, (to - from) * cluster)?;
+            let len = (to - from) * cluster;
+            match edit.freed.last_mut() {
+                Some((before, count)) if *before + *count == start => *count += len,
+                _ => edit.freed.push((start, len)),
+            }
             let sectors = (to - from) * self.superblock.cluster_sectors();
             inode.sectors = inode.sectors.saturating_sub(sectors);
         }

@@ -81,7 +81,9 @@ impl FileSystem for Ext4 {
     fn lookup(&self, dir: InodeNumber, name: &[u8]) -> Result<InodeNumber> {
         let dir = self.directory_of(dir)?;
         let found = self.find_name(&dir, name)?;
-        Ok(wide(found.ok_or_else(|| Error::plain(ErrorKind::NotFound, "there is no such name"))?.inode))
+        let found = found.ok_or_else(|| Error::plain(ErrorKind::NotFound, "there is no such name"))?;
+        self.check_nameable(found.inode)?;
+        Ok(wide(found.inode))
     }
 
     fn read_dir(&self, dir: InodeNumber, visit: &mut dyn FnMut(DirEntry) -> ControlFlow<()>) -> Result<()> {

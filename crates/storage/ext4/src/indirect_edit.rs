@@ -7,12 +7,9 @@ use crate::indirect::{DIRECT, check, pointer, pointers, slot, span};
 use crate::inode::Inode;
 use crate::volume::Ext4;
 
-/// Blocks that are to be given back, neighbours together.
-#[derive(Default)]
-struct Freed {
-    start: u64,
-    len: u64,
-}
+/// Blocks that are given back once nothing leads to them, neighbours together: the first one, and how many. Where
+/// damage ends a cut too early, blocks are lost, but none belongs to two files.
+type Freed = Vec<(u64, u64)>;
 
 impl Ext4 {
     /// Maps `len` logical blocks, all holes, to blocks from `start` on; answers how many were mapped, with
@@ -95,7 +92,11 @@ impl Ext4 {
                 inode.block[slot * 4..slot * 4 + 4].fill(0);
             }
         }
-        self.give_back(inode, &mut freed)
+        for (start, len) in freed {
+            self.free_blocks(start, len)?;
+            inode.sectors = inode.sectors.saturating_sub(len * (self.block_size() / 512));
+        }
+        Ok(())
     }
 
     /// Cuts a range out of a branch; answers whether nothing is left of it and it was given back.
@@ -109,7 +110,7 @@ impl Ext4 {
         freed: &mut Freed,
     ) -> Result<bool> {
         if level == 0 {
-            self.gather(inode, block, freed)?;
+            gather(block, freed);
             return Ok(true);
         }
         let span = span(self.superblock.block_size, level);
@@ -131,29 +132,18 @@ impl Ext4 {
         let left = (0..bytes.len() / 4)
             .any(|index| pointer(&bytes, index) != 0 && cleared.binary_search(&index).is_err());
         if !left {
-            self.gather(inode, block, freed)?;
+            gather(block, freed);
         } else if !cleared.is_empty() {
             let bytes = self.cache.modify(block)?;
             cleared.into_iter().for_each(|index| bytes[index * 4..index * 4 + 4].fill(0));
         }
         Ok(!left)
     }
+}
 
-    fn gather(&mut self, inode: &mut Inode, block: u64, freed: &mut Freed) -> Result<()> {
-        if freed.start + freed.len != block {
-            self.give_back(inode, freed)?;
-            freed.start = block;
-        }
-        freed.len += 1;
-        Ok(())
-    }
-
-    fn give_back(&mut self, inode: &mut Inode, freed: &mut Freed) -> Result<()> {
-        let Freed { start, len } = std::mem::take(freed);
-        if len > 0 {
-            self.free_blocks(start, len)?;
-            inode.sectors = inode.sectors.saturating_sub(len * (self.block_size() / 512));
-        }
-        Ok(())
+fn gather(block: u64, freed: &mut Freed) {
+    match freed.last_mut() {
+        Some((start, len)) if *start + *len == block => *len += 1,
+        _ => freed.push((block, 1)),
     }
 }

@@ -12,11 +12,46 @@ use zerocopy::FromBytes;
 
 use crate::checksum::crc32c;
 use crate::error::{Error, ErrorKind, Place, Result};
-use crate::features::{incompat, ro_compat};
+use crate::features::{compat, incompat, ro_compat};
 use crate::inode::Inode;
 use crate::journal::JournalSuperblock;
 use crate::layout::{RawSuperblock, SUPERBLOCK_MAGIC, SUPERBLOCK_OFFSET};
 use crate::superblock::Superblock;
+
+/// Answers which journal a disk holds, by its UUID, where it holds nothing but one.
+pub fn journal_held(disk: &dyn Disk) -> Option<uuid::Uuid> {
+    let raw = read_raw(disk)?;
+    let is_journal = raw.s_feature_incompat.get() & incompat::JOURNAL_DEV != 0;
+    is_journal.then(|| uuid::Uuid::from_bytes(raw.s_uuid))
+}
+
+/// The journal that a filesystem has on another disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OtherJournal {
+    /// The UUID of that disk.
+    pub uuid: uuid::Uuid,
+    /// Whether it holds what the filesystem lacks.
+    pub pending: bool,
+}
+
+/// Answers which journal the filesystem on a disk has on another one.
+pub fn journal_wanted(disk: &dyn Disk) -> Option<OtherJournal> {
+    let superblock = Superblock::read(disk).ok()?;
+    let features = superblock.features;
+    let elsewhere = features.has_compat(compat::HAS_JOURNAL) && superblock.journal_inode() == 0;
+    let uuid = uuid::Uuid::from_bytes(superblock.journal_uuid());
+    elsewhere.then(|| OtherJournal { uuid, pending: features.has_incompat(incompat::RECOVER) })
+}
+
+fn read_raw(disk: &dyn Disk) -> Option<RawSuperblock> {
+    let mut bytes = [0; 1024];
+    if disk.len() < SUPERBLOCK_OFFSET + 1024 {
+        return None;
+    }
+    disk.read_at(&mut bytes, SUPERBLOCK_OFFSET).ok()?;
+    let raw = RawSuperblock::read_from_bytes(&bytes).ok()?;
+    (raw.s_magic == SUPERBLOCK_MAGIC).then_some(raw)
+}
 
 /// Where the journal of a volume is.
 pub(crate) enum JournalPlace {

@@ -113,6 +113,7 @@ pub use describe::{
 };
 pub use error::{Error, ErrorKind, Result};
 pub use fragmentation::{Pieces, score};
+pub use journal_device::{OtherJournal, journal_held, journal_wanted};
 pub use probe::is_ext;
 pub use volume::{Ext4, Options};
 

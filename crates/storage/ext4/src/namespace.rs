@@ -37,7 +37,23 @@ impl Ext4 {
     fn existing(&self, dir: &Inode, name: &[u8]) -> Result<Found> {
         check_name(name)?;
         let found = self.find_name(dir, name)?;
-        found.ok_or_else(|| Error::plain(ErrorKind::NotFound, "there is no such name"))
+        let found = found.ok_or_else(|| Error::plain(ErrorKind::NotFound, "there is no such name"))?;
+        self.check_nameable(found.inode)?;
+        Ok(found)
+    }
+
+    /// Refuses names that lead to what the volume itself needs, such as its journal: it would be done away with.
+    pub(crate) fn check_nameable(&self, number: u32) -> Result<()> {
+        let superblock = &self.superblock;
+        let reserved = number < superblock.first_inode() && number != inode::ROOT_INODE;
+        let special = superblock.quota_inodes().contains(&number) || superblock.orphan_file_inode() == number;
+        match reserved || special {
+            true => Err(Error::corrupt(
+                Place::Inode(number.into()),
+                "a name leads to an inode of the volume's own",
+            )),
+            false => Ok(()),
+        }
     }
 
     /// Refuses a name that is there already.
@@ -255,7 +271,10 @@ impl Ext4 {
         let moved = self.inode(self.existing(&from_dir, from.1)?.inode)?;
         self.check_new_name(&to_dir, to.1)?;
         let target = match self.find_name(&to_dir, to.1)? {
-            Some(found) => Some(self.inode(found.inode)?),
+            Some(found) => {
+                self.check_nameable(found.inode)?;
+                Some(self.inode(found.inode)?)
+            }
             None => None,
         };
         protect::check_free(&from_dir)?;

@@ -94,6 +94,10 @@ fn check(number: u32, new: &NewPartition, scheme: Scheme, least: u64) -> Result<
         }
         _ => false,
     };
+    let beyond = (new.start + new.len) / SECTOR > u64::from(u32::MAX);
+    if scheme == Scheme::Mbr && beyond {
+        return Err(Error::invalid("an MBR has no room for partitions beyond 2 TiB: GPT has"));
+    }
     if !fits {
         return Err(Error::invalid("a partition is none that the table can hold"));
     }

@@ -27,6 +27,7 @@ const XATTR_MAX: usize = 1 << 16;
 #[derive(Debug, Clone)]
 pub struct HostDirectory {
     top: PathBuf,
+    left_out: Vec<PathBuf>,
 }
 
 impl HostDirectory {
@@ -38,7 +39,18 @@ impl HostDirectory {
     pub fn new(path: &Path) -> Result<Self> {
         let top = path.canonicalize().map_err(Error::host("read", path))?;
         fs::read_dir(&top).map_err(Error::host("read", path))?;
-        Ok(Self { top })
+        Ok(Self { top, left_out: Vec::new() })
+    }
+
+    /// Leaves out a file, such as the image that is made of the directory, and what it is called while it is made.
+    #[must_use]
+    pub fn without(mut self, file: &Path) -> Self {
+        let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if let (Ok(parent), Some(name)) = (parent.canonicalize(), file.file_name()) {
+            let part = [name, OsStr::new(".vmwright-part")].join(OsStr::new(""));
+            self.left_out.extend([parent.join(name), parent.join(part)]);
+        }
+        self
     }
 }
 
@@ -53,6 +65,9 @@ impl Source for HostDirectory {
                 continue;
             };
             let host = host.join(OsStr::from_bytes(&name));
+            if self.left_out.contains(&host) {
+                continue;
+            }
             let path = if path.is_empty() { name } else { [path.as_slice(), b"/", &name].concat() };
             if walk.item(&host, path.clone())? {
                 let inside = names(&host)?;

@@ -2,9 +2,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use vmwright_disk::{Disk, Plan};
+use vmwright_ext4::{journal_held, journal_wanted};
 use vmwright_vfs::FileSystem;
 
 use crate::guest::{Mode, OpenOptions};
+use crate::journals;
 use crate::roots::now;
 use crate::session::Session;
 use crate::volume::{OpenVolume, volumes_of, wanted};
@@ -65,6 +67,21 @@ impl Target {
         let (table, mut volumes) = volumes_of(0, &image)?;
         let whole = table.is_none() || volumes.iter().all(|open| open.volume.partition.is_none());
         let index = choose(&volumes, part, purpose, whole)?;
+        if purpose == Purpose::Filesystem {
+            let journals = volumes.iter().filter(|open| journal_held(&*open.disk).is_some());
+            let mut journals = session.journal().into_iter().chain(journals.map(|open| open.disk.clone()));
+            let wanted = journal_wanted(&*volumes[index].disk).map(|journal| journal.uuid);
+            let found = journals.find(|disk| wanted.is_some() && journal_held(&**disk) == wanted);
+            match found {
+                Some(journal) => journals::settle(&mut volumes[index], &journal, options)?,
+                None if options.journal.is_some() => {
+                    let problem = "its journal is not on the disk that was named for it";
+                    let device = volumes[index].volume.device.clone();
+                    return Err(Error::plain(ErrorKind::NotFound, device, problem));
+                }
+                None => {}
+            }
+        }
         let (write, cache) = (options.mode == Mode::Edit, options.cache_bytes);
         let stamp = options.now.unwrap_or_else(now);
         Ok(Self { session, image, open: volumes.swap_remove(index), write, cache, stamp })

@@ -77,6 +77,9 @@ pub struct Changes {
     pub journal_blocks: Option<u32>,
     /// The size of inodes in bytes, larger than the present one.
     pub inode_size: Option<u16>,
+    /// Whether multiple mount protection that says the volume is in use is overruled and cleared. Only for volumes that
+    /// nobody has open any more.
+    pub clear_mmp: bool,
     /// What the superblock is stamped with; by default the time when the volume was last used.
     pub now: Option<Timestamp>,
 }

@@ -47,7 +47,8 @@ const ENCODING_UTF8: u16 = 1;
 /// `Unsupported` where it is not possible on this volume, or the volume must be checked first; `Corrupt` where
 /// it is not sound.
 pub fn tune(disk: Arc<dyn Disk>, changes: &Changes) -> Result<Tuned> {
-    let mut volume = Ext4::open(disk.clone(), Options::writable())?;
+    let options = Options { ignore_mmp: changes.clear_mmp, ..Options::writable() };
+    let mut volume = Ext4::open(disk.clone(), options)?;
     if let Some(now) = changes.now {
         volume.now = now;
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use vmwright_disk::fault::{Fault, FaultDisk};
 use vmwright_ext4::{Ext4, Options};
-use vmwright_judges::need;
-use vmwright_vfs::{ErrorKind, FileSystem, InodeNumber, NewNode, NodeKind, XattrMode};
+use vmwright_judges::{need, run};
+use vmwright_vfs::{ErrorKind, FileSystem, InodeNumber, NewNode, NodeKind, RenameMode, XattrMode};
 
 use crate::images::{FIRST_REVISION, Image, RARE, named};
 use crate::populate::noise;
@@ -132,5 +132,52 @@ fn a_sync_that_failed_at_any_write_is_made_good_by_the_next() {
                 break;
             }
         }
+    }
+}
+
+#[test]
+fn names_do_not_lead_to_the_journal() {
+    need!("mke2fs", "debugfs");
+    let image = Image::make(named("default"), 16);
+    run("debugfs", ["-w".as_ref(), "-R".as_ref(), "ln <8> /journal".as_ref(), image.path().as_os_str()]);
+    let mut volume = open(&image);
+    let root = volume.root();
+    let other = file(&mut volume, "other");
+    let refused = [
+        volume.lookup(root, b"journal").map(drop),
+        volume.unlink(root, b"journal"),
+        volume.rename((root, b"other"), (root, b"journal"), RenameMode::Replace),
+        volume.rename((root, b"journal"), (root, b"third"), RenameMode::NoReplace),
+    ];
+    assert!(refused.iter().all(|answer| answer.as_ref().is_err_and(|e| e.kind() == ErrorKind::Corrupt)));
+    assert_eq!(volume.lookup(root, b"other").unwrap(), other);
+}
+
+#[test]
+fn blocks_are_not_given_back_while_a_damaged_map_leads_to_them() {
+    need!("mke2fs", "debugfs");
+    for kind in ["1k", "ext2_1k"] {
+        let image = Image::make(named(kind), 16);
+        let mut volume = open(&image);
+        let inode = file(&mut volume, "file");
+        for block in 0..600 {
+            volume.write_at(inode, &noise(block, 1024), block << 11).unwrap();
+        }
+        volume.sync().unwrap();
+        drop(volume);
+        // The node that comes last: its line ends in its block and how many blocks it leads to.
+        let request = if kind == "1k" { "ex -n file" } else { "stat file" };
+        let said = run("debugfs", ["-R".as_ref(), request.as_ref(), image.path().as_os_str()]);
+        let last = match kind {
+            "1k" => said.split_whitespace().rev().nth(1),
+            _ => said.rsplit("(IND):").next().and_then(|text| text.split(',').next()),
+        };
+        let last = last.and_then(|number| number.trim().parse::<u64>().ok());
+        let at = last.unwrap_or_else(|| panic!("{kind}: debugfs says {said}"));
+        image.disk(false).write_at(&[0xff; 1024], at << 10).unwrap();
+        let mut volume = open(&image);
+        let free = volume.statfs().unwrap().free_blocks;
+        assert_eq!(volume.truncate(inode, 0).unwrap_err().kind(), ErrorKind::Corrupt);
+        assert_eq!(volume.statfs().unwrap().free_blocks, free, "{kind}: the file still leads to them");
     }
 }
