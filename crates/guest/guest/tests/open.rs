@@ -6,7 +6,7 @@ mod common;
 use common::{Bench, ROOT_UUID, system, whole_disk};
 use vmwright_guest::{ErrorKind, Guest, Mode, OpenOptions};
 use vmwright_image::chain::Beneath;
-use vmwright_judges::{need, run};
+use vmwright_judges::{need, run, skip};
 
 macro_rules! need_tools {
     () => {
@@ -193,4 +193,49 @@ fn a_damaged_backup_of_the_partition_table_is_told() {
     assert!(
         guest.problems().iter().any(|problem| problem.starts_with("/dev/sda: the backup table is damaged"))
     );
+}
+
+#[test]
+fn a_journal_on_another_disk_is_replayed_with_the_filesystem_it_belongs_to() {
+    need!("mke2fs", "losetup", "mount");
+    if !vmwright_judges::can_mount() {
+        skip!("mounting is not permitted here");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let text = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+    for (name, len) in [("journal", 8 << 20), ("volume", 32 << 20)] {
+        std::fs::File::create(at(name)).unwrap().set_len(len).unwrap();
+    }
+    run("mke2fs", ["-q", "-F", "-b", "1024", "-O", "journal_dev", &text(&at("journal"))]);
+    let device = run("losetup", ["-f", "--show", &text(&at("journal"))]).trim().to_owned();
+    let with = format!("device={device}");
+    run("mke2fs", ["-q", "-F", "-b", "1024", "-t", "ext4", "-O", "mmp", "-J", &with, &text(&at("volume"))]);
+    std::fs::create_dir(at("top")).unwrap();
+    let options = format!("loop,commit=300,journal_path={device}");
+    run("mount", ["-o", &options, &text(&at("volume")), &text(&at("top"))]);
+    std::fs::write(at("top/file"), b"text").unwrap();
+    std::fs::File::open(at("top/file")).unwrap().sync_all().unwrap();
+    // As after a crash: both as they are while the kernel has them open.
+    std::fs::copy(at("volume"), at("crashed")).unwrap();
+    std::fs::copy(at("journal"), at("its-journal")).unwrap();
+    run("umount", [&text(&at("top"))]);
+    run("losetup", ["-d", &device]);
+    assert_eq!(read(&[&at("crashed")]).unwrap_err().kind(), ErrorKind::Unsupported);
+    let (before, path) = (std::fs::read(at("crashed")).unwrap(), at("its-journal"));
+    let journal = Some(vmwright_guest::JournalDisk { image: &path, part: None });
+    let guest = Guest::open(&[at("crashed")], &OpenOptions { journal, ..OpenOptions::default() }).unwrap();
+    assert_eq!(guest.root().read_file("/file", 99).unwrap(), b"text");
+    drop(guest);
+    assert!(before == std::fs::read(at("crashed")).unwrap(), "reading has written");
+    // Somebody has it open, says the guard, until that is overruled.
+    let edit = OpenOptions { journal, ..OpenOptions::edit() };
+    assert_eq!(Guest::open(&[at("crashed")], &edit).unwrap_err().kind(), ErrorKind::InUse);
+    let edit = OpenOptions { journal, ignore_mmp: true, ..OpenOptions::edit() };
+    Guest::open(&[at("crashed")], &edit).unwrap().commit().unwrap();
+    assert_eq!(read(&[&at("crashed")]).unwrap().root().read_file("/file", 99).unwrap(), b"text");
+    let volume = at("volume");
+    let wrong = vmwright_guest::JournalDisk { image: &volume, part: None };
+    let wrong = OpenOptions { journal: Some(wrong), ..OpenOptions::default() };
+    assert_eq!(Guest::open(&[at("crashed")], &wrong).unwrap_err().kind(), ErrorKind::NotFound);
 }
