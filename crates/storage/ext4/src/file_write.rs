@@ -10,7 +10,7 @@ use crate::protect;
 use crate::volume::Ext4;
 
 /// The largest file that counts as small in the superblock.
-const SMALL_FILE: u64 = 0x7fff_ffff;
+pub(crate) const SMALL_FILE: u64 = 0x7fff_ffff;
 
 /// Up to this many bytes data and the zeros around it are put together for a single write.
 const ONE_WRITE: u64 = 1 << 16;

@@ -260,6 +260,10 @@ impl Geometry {
             self.features.compat &= !compat::RESIZE_INODE;
             self.reserved_descriptors = 0;
         }
+        if self.features.has_compat(compat::RESIZE_INODE) && self.block_size >= 4096 {
+            // Where its map ends, the inode that holds the reserved blocks is a file of 4 GiB.
+            self.features.ro_compat |= ro_compat::LARGE_FILE;
+        }
         let descriptors = if self.features.has_incompat(incompat::META_BG) { 1 } else { in_use };
         let own = 3 + self.table_blocks() + u64::from(self.reserved_descriptors) + u64::from(descriptors);
         if own > self.blocks_per_group.into() { Err(too_many_inodes()) } else { Ok(()) }

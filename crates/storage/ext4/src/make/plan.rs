@@ -12,7 +12,8 @@ use super::tables::{self, Tables};
 use super::write::{self, Gather, Planned};
 use super::{Made, fields, wipe};
 use crate::error::{Error, Result};
-use crate::features::{Features, compat};
+use crate::features::{Features, compat, ro_compat};
+use crate::file_write::SMALL_FILE;
 use crate::layout::RawSuperblock;
 use crate::superblock::Superblock;
 
@@ -107,6 +108,9 @@ impl<'a> Plan<'a> {
         if self.options.journal_size.is_some() && sizes.blocks() > free / 2 {
             return Err(Error::bad_option("journal_size", "it takes more than half of the volume"));
         }
+        if sizes.blocks() * block_size > SMALL_FILE {
+            self.geometry.features.ro_compat |= ro_compat::LARGE_FILE;
+        }
         Ok(Some(sizes))
     }
 
@@ -147,6 +151,7 @@ impl<'a> Plan<'a> {
         let superblock = self.superblock()?;
         let journal = self.journal(&superblock)?;
         self.raw.s_feature_compat.set(self.geometry.features.compat);
+        self.raw.s_feature_ro_compat.set(self.geometry.features.ro_compat);
         let superblock = self.superblock()?;
         let cluster = u64::from(superblock.cluster_blocks);
         let clusters = |len: u64| len.div_ceil(cluster);
