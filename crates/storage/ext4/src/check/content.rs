@@ -9,8 +9,8 @@ use crate::features::{incompat, ro_compat};
 use crate::inode::{ROOT_INODE, flags};
 use crate::layout::EXTENT_MAGIC;
 
-/// The most blocks of directories that are remembered.
-const MAX_DIRECTORY_BLOCKS: usize = 1 << 26;
+/// The most blocks of directories that are remembered, 16 bytes each.
+const MAX_DIRECTORY_BLOCKS: usize = 1 << 23;
 
 /// What is known of an inode's content while its map is walked.
 #[derive(Default)]
